@@ -1,0 +1,147 @@
+# kvmport. The targets a user needs: `make demo`, `make test`; `make help` lists all.
+#
+# Every folder below is found by itself: a new .cc in base/, formats/, kvmboot/ or libconvert/ joins that room's library,
+# cmd/kvm-NAME.cc becomes $(B)/bin/kvm-NAME (the other files of cmd/ are shared by the commands), and tests/ROOM/*.cc become
+# the test binary $(B)/bin/tests/ROOM_test. B=DIR builds elsewhere, e.g. `make B=/tmp/b /tmp/b/bin/tests/formats_test`.
+
+B ?= build
+PREFIX ?= /usr/local
+DESTDIR ?=
+CXX ?= g++
+OPT ?= -O2 -g1
+SANITIZE ?=
+GUEST_CACHE ?= $(CURDIR)/build/guests
+
+PKGS := libguestfs tinyxml2 zlib libdeflate libzstd libarchive libcrypto libxxhash fmt nlohmann_json libpng ext2fs com_err
+CXXFLAGS_ALL = -std=c++20 $(OPT) $(SANITIZE) -Wall -Wextra -Werror -pthread -I. -D_FILE_OFFSET_BITS=64 \
+  $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(CXXFLAGS)
+LIBS_ALL = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -pthread
+
+# Rooms in link order: each may use only those to its right.
+ROOMS := libconvert kvmboot formats base
+room_src = $(sort $(shell find $(1) -name '*.cc' 2>/dev/null))
+room_lib = $(B)/lib/lib$(1).a
+obj = $(patsubst %.cc,$(B)/obj/%.o,$(1))
+
+COMMANDS := $(patsubst cmd/%.cc,%,$(sort $(wildcard cmd/kvm-*.cc)))
+CMD_SHARED := $(call obj,$(filter-out $(wildcard cmd/kvm-*.cc),$(wildcard cmd/*.cc)))
+TEST_ROOMS := $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/*_test.cc))))
+TESTS := $(patsubst %,$(B)/bin/tests/%_test,$(TEST_ROOMS))
+FUZZERS := $(patsubst tests/fuzz/%.cc,$(B)/bin/fuzz/%,$(wildcard tests/fuzz/*_fuzz.cc))
+TEST_SUPPORT := $(call obj,$(wildcard tests/support/*.cc))
+ROOM_LIBS := $(foreach r,$(ROOMS),$(call room_lib,$(r)))
+MANPAGES := $(wildcard man/*.[1-8])
+
+.PHONY: all deps demo test test-fast check-asan tidy format check-format lint-man bench fuzz install uninstall clean help
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+all: $(patsubst %,$(B)/bin/%,$(COMMANDS))
+
+help:
+	@echo "make all         the commands, into $(B)/bin"
+	@echo "make demo        install what is missing, build, convert a real guest from an OVA, boot it, show the verdict"
+	@echo "make test        install what is missing, build, run every test (real guests included)"
+	@echo "make test-fast   the tests without guests"
+	@echo "make check-asan  the tests without guests, built with ASan and UBSan"
+	@echo "make tidy        clang-tidy;  make check-format  clang-format;  make lint-man  mandoc"
+	@echo "make bench       measures against virt-v2v and qemu-img in one run"
+	@echo "make fuzz        runs each fuzz target for FUZZ_SECONDS (60)"
+	@echo "make install     PREFIX=$(PREFIX) DESTDIR=$(DESTDIR);  make uninstall;  make clean"
+
+deps:
+	@./tools/install-packages packages.txt tests/guests/packages.txt
+
+# --- objects, libraries, commands, tests -------------------------------------------------------------------------
+
+$(B)/obj/%.o: %.cc
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS_ALL) -MMD -MP -c $< -o $@
+
+define room_rule
+$(call room_lib,$(1)): $(call obj,$(call room_src,$(1)))
+	@mkdir -p $$(@D)
+	@rm -f $$@
+	$(AR) crs $$@ $$^
+endef
+$(foreach r,$(ROOMS),$(eval $(call room_rule,$(r))))
+
+$(B)/bin/%: $(B)/obj/cmd/%.o $(CMD_SHARED) $(ROOM_LIBS)
+	@mkdir -p $(@D)
+	$(CXX) $(SANITIZE) $(LDFLAGS) $^ $(LIBS_ALL) -o $@
+
+define test_rule
+$(B)/bin/tests/$(1)_test: $(call obj,$(wildcard tests/$(1)/*.cc)) $(TEST_SUPPORT) $(if $(filter cmd,$(1)),$(CMD_SHARED)) $(ROOM_LIBS)
+	@mkdir -p $$(@D)
+	$(CXX) $(SANITIZE) $(LDFLAGS) $$^ $(LIBS_ALL) -lgmock -lgtest -lgtest_main -o $$@
+endef
+$(foreach t,$(TEST_ROOMS),$(eval $(call test_rule,$(t))))
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+# The guest tests convert and boot real machines; everything else is quick.
+SLOW_TESTS := guests cli
+FAST_TESTS := $(filter-out $(patsubst %,$(B)/bin/tests/%_test,$(SLOW_TESTS)),$(TESTS))
+
+test: deps
+	+$(MAKE) all tests-built
+	@KVMPORT_BIN=$(abspath $(B))/bin KVMPORT_GUESTS=$(GUEST_CACHE) tests/run $(B) $(TESTS)
+
+test-fast: deps
+	+$(MAKE) all tests-built
+	@KVMPORT_BIN=$(abspath $(B))/bin tests/run $(B) $(FAST_TESTS)
+
+.PHONY: tests-built fast-tests-built
+tests-built: $(TESTS)
+fast-tests-built: $(FAST_TESTS)
+
+check-asan: deps
+	+$(MAKE) B=$(B)/asan OPT="-O1 -g1" SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" all fast-tests-built
+	@KVMPORT_BIN=$(abspath $(B))/asan/bin tests/run $(B)/asan $(patsubst $(B)/%,$(B)/asan/%,$(FAST_TESTS))
+
+ALL_SRC := $(foreach r,$(ROOMS) cmd,$(call room_src,$(r)))
+tidy: deps
+	@printf '%s\n' $(ALL_SRC) | xargs -P 2 -n 4 clang-tidy --quiet -- -std=c++20 -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+
+FORMATTED := $(shell git ls-files '*.cc' '*.h' 2>/dev/null)
+format:
+	clang-format -i $(FORMATTED)
+check-format: deps
+	clang-format --dry-run -Werror $(FORMATTED)
+lint-man: deps
+	mandoc -Tlint -Wwarning $(MANPAGES)
+
+$(B)/bin/fuzz/%: tests/fuzz/%.cc $(foreach r,$(ROOMS),$(call room_src,$(r)))
+	@mkdir -p $(@D)
+	clang++ -std=c++20 -O1 -g -I. -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all $(shell pkg-config --cflags $(PKGS)) \
+	  $< $(call room_src,formats) $(call room_src,base) $(LIBS_ALL) -o $@
+FUZZ_SECONDS ?= 60
+fuzz: deps
+	+$(MAKE) $(FUZZERS)
+	@for f in $(FUZZERS); do echo "== $$f"; mkdir -p $(B)/fuzz/$${f##*/}; \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -timeout=20 -artifact_prefix=$(B)/fuzz/ $(B)/fuzz/$${f##*/} tests/fuzz/corpus 2>&1 | tail -3 || exit 1; done
+
+# --- what a user runs --------------------------------------------------------------------------------------------
+
+demo: deps
+	+$(MAKE) all
+	@tests/guests/demo $(B)/bin $(GUEST_CACHE) $(B)/demo
+
+bench: deps
+	+$(MAKE) all
+	@tests/bench/run $(B)/bin $(GUEST_CACHE) $(B)/bench
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 755 $(patsubst %,$(B)/bin/%,$(COMMANDS)) $(DESTDIR)$(PREFIX)/bin
+	for c in $(COMMANDS); do [ ! -f cmd/completion/$$c ] || install -m 644 cmd/completion/$$c $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$c; done
+	for m in $(MANPAGES); do d=$(DESTDIR)$(PREFIX)/share/man/man$${m##*.}; install -d $$d; install -m 644 $$m $$d; done
+
+uninstall:
+	rm -f $(patsubst %,$(DESTDIR)$(PREFIX)/bin/%,$(COMMANDS)) $(patsubst %,$(DESTDIR)$(PREFIX)/share/bash-completion/completions/%,$(COMMANDS))
+	for m in $(MANPAGES); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${m##*.}/$${m##*/}; done
+
+clean:
+	rm -rf $(B)/obj $(B)/lib $(B)/bin $(B)/asan $(B)/fuzz $(B)/demo $(B)/bench
+
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

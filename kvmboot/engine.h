@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Running a machine to see how far it boots. An engine runs a BootSpec and tells what it sees as evidence; it judges
+// nothing. Disks are overlays: what the guest writes vanishes with them. There is no network.
+#pragma once
+
+#include "base/events.h"
+#include "formats/overlay.h"
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace kvmport {
+
+enum class Firmware { bios, uefi };
+
+/// The bus that a disk or network card is shown on.
+enum class DiskBus { virtio_blk, virtio_scsi, sata, ide };
+
+struct BootDisk {
+  Overlay* overlay = nullptr; ///< borrowed; must outlive the run
+  DiskBus bus = DiskBus::virtio_blk;
+  std::uint32_t logical_sector = 512;
+  std::string serial; ///< may be empty
+};
+
+struct BootNic {
+  std::string mac;              ///< "52:54:00:…"; no cable is plugged in
+  std::string model = "virtio"; ///< "virtio", "e1000e", "e1000"
+};
+
+/// Text typed on the serial console each time `pattern` (ECMAScript regex) shows up there, at most `times`.
+struct ConsoleAnswer {
+  std::string pattern, text;
+  int times = 3;
+};
+
+struct BootSpec {
+  std::string name;
+  Firmware firmware = Firmware::bios;
+  bool secure_boot = false;
+  std::filesystem::path nvram;       ///< UEFI variables to start from (copied, never written); empty: fresh ones
+  std::uint64_t memory = 1ULL << 30; ///< bytes
+  unsigned cpus = 1;
+  std::vector<BootDisk> disks; ///< in boot order
+  std::vector<BootNic> nics;
+  std::vector<ConsoleAnswer> answers;
+  std::chrono::seconds timeout{
+      300}; ///< wall time for a machine of ordinary speed; engines scale it (see Probe::time_scale)
+  std::filesystem::path screenshot; ///< PNG of the last screen; empty: none
+};
+
+/// One thing that was seen.
+struct Evidence {
+  enum class Kind {
+    serial,     ///< bytes of the first serial port
+    firmware,   ///< bytes of the firmware's debug port (0x402)
+    screen,     ///< the text screen changed: 25 lines of 80, trailing blanks cut, joined by '\n'
+    disk_write, ///< the guest wrote (text: "DISK OFFSET LENGTH")
+    reset,      ///< the machine reset itself
+    shutdown,   ///< powered off
+    fault,      ///< guest fault that ended the machine (triple fault, panic device)
+  };
+  Kind kind;
+  std::chrono::milliseconds at; ///< since power-on
+  std::string text;
+};
+
+/// Gets evidence from any engine thread, one call at a time. Returns false when the run may end (verdict is clear).
+using EvidenceSink = std::function<bool(const Evidence&)>;
+
+struct EngineOutcome {
+  enum class End { judged, timeout, shutdown, engine_failed, interrupted };
+  End end = End::engine_failed;
+  std::string detail;                      ///< why the engine failed
+  std::chrono::milliseconds wall{}, cpu{}; ///< cpu: of the engine's own processes
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  /// "qemu-tcg", "qemu-kvm", …
+  virtual std::string name() const = 0;
+  /// Runs until `evidence` returns false, the machine ends, the (scaled) timeout passes or `stop` is asked for.
+  virtual EngineOutcome run(const BootSpec& spec, const EvidenceSink& evidence, const StopToken& stop) = 0;
+};
+
+} // namespace kvmport
