@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The order of it all for one machine: open, copy and convert side by side, merge, prove, publish. The only place that sees
-// every room. Blocking; one conversion per call; events come from several threads.
+// The order of it all for one machine: open, copy and convert side by side, merge, prove, publish. The only place that
+// sees every room. Blocking; one conversion per call; events come from several threads.
 #pragma once
 
 #include "base/events.h"
@@ -37,15 +37,16 @@ struct ConvertOptions {
 };
 
 struct ConvertResult {
-  std::optional<Plan> plan;       ///< none for disk_only
-  std::optional<GuestInfo> guest; ///< none for disk_only
-  std::optional<Verdict> verdict; ///< none when no boot was tried
+  std::optional<Plan> plan;                 ///< none for disk_only
+  std::optional<GuestInfo> guest;           ///< none for disk_only
+  std::optional<Verdict> verdict;           ///< none when no boot was tried
   std::vector<std::filesystem::path> files; ///< everything that was published, the report last; empty for a dry run
   bool proven() const { return verdict && verdict->proven; }
 };
 
-/// Converts one machine. Errors: those of every room, FILE_EXISTS, OUTPUT_BUSY, SOURCE_CHANGED, INTERRUPTED. After an error nothing
-/// stands under a final name; after INTERRUPTED or IO_ERROR the partial files stay, so that the next run goes on with them.
+/// Converts one machine. Errors: those of every room, FILE_EXISTS, OUTPUT_BUSY, SOURCE_CHANGED, INTERRUPTED. After an
+/// error nothing stands under a final name; after INTERRUPTED or IO_ERROR the partial files stay, so that the next run
+/// goes on with them.
 ConvertResult convert_machine(const ConvertOptions& options, EventSink& sink, const StopToken& stop);
 
 } // namespace kvmport
