@@ -32,7 +32,7 @@ TEST_SUPPORT := $(call obj,$(wildcard tests/support/*.cc))
 ROOM_LIBS := $(foreach r,$(ROOMS),$(call room_lib,$(r)))
 MANPAGES := $(wildcard man/*.[1-8])
 
-.PHONY: all deps demo test test-fast check-asan tidy format check-format lint-man bench fuzz install uninstall clean help
+.PHONY: all deps demo test test-fast test-slow check-asan tidy format check-format lint-man bench fuzz install uninstall clean help
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -43,6 +43,7 @@ help:
 	@echo "make demo        install what is missing, build, convert a real guest from an OVA, boot it, show the verdict"
 	@echo "make test        install what is missing, build, run every test (real guests included)"
 	@echo "make test-fast   the tests without guests"
+	@echo "make test-slow   tests of many minutes: a kernel reinstalled in a converted guest, a conversion killed ten times"
 	@echo "make check-asan  the tests without guests, built with ASan and UBSan"
 	@echo "make tidy        clang-tidy;  make check-format  clang-format;  make lint-man  mandoc"
 	@echo "make bench       measures against virt-v2v and qemu-img in one run"
@@ -80,12 +81,19 @@ $(foreach t,$(TEST_ROOMS),$(eval $(call test_rule,$(t))))
 # --- checks ------------------------------------------------------------------------------------------------------
 
 # The guest tests convert and boot real machines; everything else is quick.
-SLOW_TESTS := guests cli
+SLOWEST_TESTS := slow
+SLOW_TESTS := guests cli $(SLOWEST_TESTS)
 FAST_TESTS := $(filter-out $(patsubst %,$(B)/bin/tests/%_test,$(SLOW_TESTS)),$(TESTS))
 
 test: deps
 	+$(MAKE) all tests-built
-	@KVMPORT_BIN=$(abspath $(B))/bin KVMPORT_GUESTS=$(GUEST_CACHE) tests/run $(B) $(TESTS)
+	@KVMPORT_BIN=$(abspath $(B))/bin KVMPORT_GUESTS=$(GUEST_CACHE) tests/run $(B) \
+	  $(filter-out $(patsubst %,$(B)/bin/tests/%_test,$(SLOWEST_TESTS)),$(TESTS))
+
+test-slow: deps
+	+$(MAKE) all tests-built
+	@KVMPORT_BIN=$(abspath $(B))/bin KVMPORT_GUESTS=$(GUEST_CACHE) KVMPORT_KILLS=10 tests/run $(B) \
+	  $(patsubst %,$(B)/bin/tests/%_test,$(SLOWEST_TESTS) guests)
 
 test-fast: deps
 	+$(MAKE) all tests-built

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole conversions of real guests, each given in another format, each booted to login afterwards.
-#include "base/process.h"
+#include "base/file.h"
+#include "tests/support/guests.h"
 #include "tests/support/tempdir.h"
 
-#include <cstdlib>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <random>
+#include <thread>
 
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -13,53 +15,9 @@ using nlohmann::json;
 namespace kvmport::test {
 namespace {
 
-fs::path directory_from(const char* variable, const char* fallback) {
-  const char* value = std::getenv(variable);
-  return fs::absolute(value != nullptr ? value : fallback);
-}
-
-fs::path command(const std::string& name) {
-  return directory_from("KVMPORT_BIN", "build/bin") / name;
-}
-
-/// Makes the guest (once; cached) and returns its folder.
-fs::path make_guest(const std::string& name) {
-  const fs::path cache = directory_from("KVMPORT_GUESTS", "build/guests");
-  fs::create_directories(cache);
-  must_run({"tests/guests/make-guest", name, cache.string()});
-  return cache / name;
-}
-
-fs::path package(const fs::path& guest, const std::string& format, const fs::path& out) {
-  must_run({"tests/guests/package-guest", guest.string(), format, out.string()});
-  return out;
-}
-
-/// Every file below `path` (or `path` itself) with its SHA-256.
-std::map<std::string, std::string> digests(const fs::path& path) {
-  std::map<std::string, std::string> all;
-  if (fs::is_regular_file(path))
-    all[path.string()] = sha256_of(path);
-  else
-    for (const auto& entry : fs::recursive_directory_iterator(path))
-      if (entry.is_regular_file())
-        all[entry.path().string()] = sha256_of(entry.path());
-  return all;
-}
-
-ProcessResult convert(const std::vector<std::string>& sources, const fs::path& out,
-                      const std::vector<std::string>& more = {}) {
-  std::vector<std::string> argv{command("kvm-v2v").string(), "convert"};
-  argv.insert(argv.end(), sources.begin(), sources.end());
-  argv.insert(argv.end(), {"-o", out.string()});
-  argv.insert(argv.end(), more.begin(), more.end());
-  return run_process(argv, std::chrono::minutes(25));
-}
-
 struct GuestCase {
   const char* guest;
   const char* format; ///< for package-guest
-  const char* entry;  ///< the file inside the package's folder to convert; empty: the package itself
   std::vector<std::string> options;
 };
 
@@ -72,31 +30,22 @@ class Guests : public testing::TestWithParam<GuestCase> {};
 TEST_P(Guests, IsConvertedAndBootsToLogin) {
   const GuestCase& c = GetParam();
   const fs::path guest = make_guest(c.guest);
-  TempDir dir(directory_from("KVMPORT_GUESTS", "build/guests"));
+  TempDir dir(guest_cache());
   const fs::path out = dir.path() / "out";
-  const fs::path source = dir.path() / "source";
-  fs::create_directory(source);
-  package(guest, c.format, source / c.entry);
-  const auto before = digests(source);
+  const auto sources = package_guest(guest, c.format, dir.path() / "source");
+  const auto before = digests(dir.path() / "source");
 
-  std::vector<std::string> sources;
-  if (std::string(c.format) == "raw" || std::string(c.format) == "vhdx") {
-    for (const auto& [file, digest] : before)
-      sources.push_back(file);
-    // Bare disks tell no name.
-  } else {
-    sources.push_back((source / c.entry).string());
-  }
   std::vector<std::string> options = c.options;
   options.insert(options.end(), {"--name", "result"});
-  const ProcessResult result = convert(sources, out, options);
+  const ProcessResult result = run_process(convert_argv(sources, out, options), std::chrono::minutes(25));
   ASSERT_EQ(result.exit_code, 0) << result.out << result.err;
 
-  EXPECT_EQ(digests(source), before) << "the source was written";
+  EXPECT_EQ(digests(dir.path() / "source"), before) << "the source was written";
   const json report = json::parse(read_file(out / "result.report.json", 256U << 20));
   EXPECT_TRUE(report["proven"].get<bool>());
   EXPECT_EQ(report["boot"]["reached"].back()["milestone"], "login");
   must_run({"virt-xml-validate", (out / "result.xml").string(), "domain"});
+  must_run({"sh", "-n", (out / "result.sh").string()});
   for (const auto& entry : fs::directory_iterator(out)) {
     EXPECT_EQ(entry.path().string().find(".partial"), std::string::npos) << entry.path();
     if (entry.path().extension() == ".qcow2")
@@ -105,13 +54,10 @@ TEST_P(Guests, IsConvertedAndBootsToLogin) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Guests,
-                         testing::Values(GuestCase{"reference", "ova", "reference.ova", {}},
-                                         GuestCase{"uefi-lvm", "vmx", "uefi-lvm.vmx", {}},
-                                         GuestCase{"dracut-xfs", "vhdx", "dracut-xfs.vhdx", {}},
-                                         GuestCase{"luks-data", "libvirt", "luks-data.xml", {}},
-                                         GuestCase{"sdboot", "vmx", "sdboot.vmx", {}},
-                                         GuestCase{"extlinux", "raw", "extlinux.raw", {}},
-                                         GuestCase{"mini", "vbox", "mini.vbox", {}}),
+                         testing::Values(GuestCase{"reference", "ova", {}}, GuestCase{"uefi-lvm", "vmx", {}},
+                                         GuestCase{"dracut-xfs", "vhdx", {}}, GuestCase{"luks-data", "libvirt", {}},
+                                         GuestCase{"sdboot", "vmx", {}}, GuestCase{"extlinux", "raw", {}},
+                                         GuestCase{"mini", "vbox", {"--format", "raw"}}),
                          [](const auto& info) {
                            std::string name = std::string(info.param.guest) + "_as_" + info.param.format;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -125,6 +71,63 @@ TEST(Unconverted, MiniStopsWithoutItsRootDevice) {
       run_process({command("kvm-boot").string(), (guest / "sda.raw").string(), "--json"}, std::chrono::minutes(20));
   EXPECT_EQ(result.exit_code, 3) << result.out << result.err;
   EXPECT_NE(result.out.find("ROOT_DEVICE_MISSING"), std::string::npos) << result.out;
+}
+
+TEST(DryRun, PrintsThePlanAndTouchesNothing) {
+  const fs::path guest = make_guest("mini");
+  TempDir dir(guest_cache());
+  const fs::path out = dir.path() / "out";
+  const auto sources = package_guest(guest, "vmx", dir.path() / "source");
+  const auto before = digests(dir.path() / "source");
+  const ProcessResult result = run_process(convert_argv(sources, out, {"--dry-run"}), std::chrono::minutes(10));
+  ASSERT_EQ(result.exit_code, 0) << result.out << result.err;
+  EXPECT_NE(result.out.find("/etc/fstab"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("/boot/grub/grub.cfg"), std::string::npos) << result.out;
+  EXPECT_FALSE(fs::exists(out));
+  EXPECT_EQ(digests(dir.path() / "source"), before);
+}
+
+/// Killed with SIGKILL at random moments, then run to its end: the same guest as without a kill, and nothing half-made
+/// is left. KVMPORT_KILLS says how often (2).
+TEST(Killed, TheNextRunGivesTheSameGuest) {
+  const fs::path guest = make_guest("mini");
+  TempDir dir(guest_cache());
+  const auto sources = package_guest(guest, "vmx", dir.path() / "source");
+  const auto before = digests(dir.path() / "source");
+  const std::vector<std::string> options{"--no-boot", "--name", "m"};
+
+  const auto start = std::chrono::steady_clock::now();
+  const ProcessResult whole =
+      run_process(convert_argv(sources, dir.path() / "whole", options), std::chrono::minutes(10));
+  ASSERT_EQ(whole.exit_code, 3) << whole.out << whole.err;
+  const auto duration = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start);
+  const auto expected = tree_of(dir.path() / "whole" / "m-sda.qcow2", dir.path());
+
+  const char* wish = std::getenv("KVMPORT_KILLS");
+  const int kills = wish != nullptr ? std::atoi(wish) : 2;
+  std::mt19937 random(std::random_device{}());
+  for (int i = 0; i < kills; i++) {
+    const auto moment = std::chrono::milliseconds(random() % static_cast<unsigned>(duration.count()));
+    SCOPED_TRACE("killed after " + std::to_string(moment.count()) + " ms");
+    const fs::path out = dir.path() / ("killed" + std::to_string(i));
+    {
+      Child child(convert_argv(sources, out, options), {});
+      child.wait(moment);
+    } // SIGKILL
+    const ProcessResult again = run_process(convert_argv(sources, out, options), std::chrono::minutes(10));
+    // The kill may have come after the last rename: then the work was done already.
+    ASSERT_TRUE(again.exit_code == 3 || again.err.find("FILE_EXISTS") != std::string::npos) << again.out << again.err;
+    EXPECT_EQ(tree_of(out / "m-sda.qcow2", dir.path()), expected);
+    must_run({"qemu-img", "check", (out / "m-sda.qcow2").string()});
+    for (const auto& entry : fs::directory_iterator(out))
+      EXPECT_EQ(entry.path().string().find(".partial"), std::string::npos) << entry.path();
+    EXPECT_TRUE(fs::exists(out / "m.report.json"));
+    const json report = json::parse(read_file(out / "m.report.json", 256U << 20));
+    std::printf("killed after %lld ms: %llu bytes re-used\n", static_cast<long long>(moment.count()),
+                report["disks"][0]["reused_bytes"].get<unsigned long long>());
+    fs::remove_all(out);
+  }
+  EXPECT_EQ(digests(dir.path() / "source"), before);
 }
 
 } // namespace
