@@ -23,17 +23,24 @@ struct MachineCpu {
   std::string model; ///< as the source names it; may be empty
 };
 
+/// Bytes of a host file that hold a disk, or one piece of a chunked one.
+struct FilePiece {
+  std::filesystem::path path;
+  Range window; ///< length 0: the whole file
+  /// Digest that a manifest promises for these bytes: "sha256:…", "sha1:…", "sha512:…"; empty: none.
+  std::string digest;
+};
+
 struct MachineDisk {
   /// The disk's own file, already checked to lie in an allowed directory. For an OVA the archive; `window` is the
-  /// member's bytes in it.
+  /// member's bytes in it. Empty: a blank disk of `capacity` bytes (OVF without fileRef).
   std::filesystem::path path;
   Range window;       ///< length 0: the whole file
+  std::string digest; ///< as in FilePiece
   std::string format; ///< as the description says; empty: probe
-  bool gzip = false;  ///< the window holds a gzip stream of the disk
-  /// Pieces of a chunked disk (ovf:chunkSize), in order, after `window`; each a byte range of `path`.
-  std::vector<Range> more_windows;
-  /// Digest that a manifest promises for the file's bytes: "sha256:…", "sha1:…", "sha512:…"; empty: none.
-  std::string digest;
+  bool gzip = false;  ///< the file holds a gzip stream of the disk
+  /// The other pieces of a chunked disk (ovf:chunkSize), in order, after `path` and `window`.
+  std::vector<FilePiece> more_pieces;
   ControllerType controller = ControllerType::unknown;
   unsigned controller_index = 0, unit = 0;
   std::optional<unsigned> boot_order; ///< 1 is first
@@ -53,6 +60,9 @@ struct MachineNic {
   bool connected = true;
   /// PCI slot on the source, where the description tells it ("0000:02:01.0"); helps to know the guest's interface name.
   std::string pci_address;
+  /// The slot number that the source's firmware tells the guest, where known: systemd calls the card "ens" + this
+  /// ("ens192" on ESXi, "ens33" on Workstation).
+  std::optional<unsigned> hotplug_slot;
 };
 
 struct MachineGraphics {
@@ -81,8 +91,11 @@ struct Machine {
   std::vector<std::string> notes;
 };
 
-/// Fills every disk's source_name from controller types and order (IDE, SATA, SCSI: sdX; Xen: xvdX; virtio: vdX; NVMe:
-/// nvmeXn1).
+/// Fills every disk's source_name, the way a Linux kernel since 2.6.20 counts: IDE, SATA, SCSI, virtio-scsi and USB
+/// disks share the letters sda, sdb, … in the order of `machine.disks` (readers put them in the guest's order: by
+/// controller type, index and unit); virtio-blk (vda), Xen (xvda) and NVMe (nvme0n1: controller counted up, namespace
+/// by unit) each count for themselves. Disks on an unknown controller (bare images) count as sdX. Names that a reader
+/// has set stay.
 void name_source_disks(Machine& machine);
 
 /// What a description reader may use.
@@ -93,6 +106,9 @@ struct ReadOptions {
   std::map<std::string, std::filesystem::path> disk_paths;
   /// Which VirtualSystem or machine of a file with several; empty: the only one, else Error MACHINE_AMBIGUOUS.
   std::string select;
+  /// Where a libvirt host keeps the memory of saved guests (NAME.save).
+  std::vector<std::filesystem::path> saved_state_directories = {"/var/lib/libvirt/qemu/save",
+                                                                "/var/lib/libvirt/libxl/save"};
 };
 
 // One reader a format. Errors: DESCRIPTION_INVALID, DESCRIPTION_UNSUPPORTED, MEMORY_MISSING, PATH_NOT_ALLOWED,

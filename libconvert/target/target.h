@@ -10,6 +10,9 @@
 
 namespace kvmport {
 
+/// Memory of a machine whose source tells none (bare disk images).
+constexpr std::uint64_t default_memory = std::uint64_t{2} << 30;
+
 struct TargetDisk {
   std::string file;   ///< absolute path
   std::string format; ///< "qcow2" or "raw"
@@ -27,9 +30,26 @@ struct TargetMachine {
   std::string nvram_file;                     ///< absolute path of the variable store to use; may be empty
 };
 
-/// A libvirt domain that passes `virt-xml-validate`.
+/// The UEFI firmware that the target uses, as Debian's package ovmf installs it.
+struct FirmwareFiles {
+  std::string code, variables;
+};
+FirmwareFiles firmware_files(bool secure_boot);
+
+/// One entry of the boot order: a disk or a network card of the machine.
+struct BootEntry {
+  bool nic = false;
+  std::size_t index = 0; ///< into disks or source.nics
+};
+/// The boot order, first entry first: by the orders that the source gives; without any, the first disk.
+std::vector<BootEntry> boot_entries(const TargetMachine& machine);
+
+/// A libvirt domain that passes `virt-xml-validate`: q35, UUID, topology, RTC basis, MACs and TPM of the source, every
+/// card on the network "default" (the source's network in a comment).
 std::string libvirt_xml(const TargetMachine& machine);
-/// A POSIX shell script that starts the machine with QEMU; every value quoted.
+/// A POSIX shell script that starts the machine with QEMU; every value quoted, more QEMU options may follow as
+/// arguments. It uses KVM when /dev/kvm is usable. A variable store that is missing is made from the firmware's
+/// template; a TPM needs swtpm and keeps its state beside the script.
 std::string qemu_script(const TargetMachine& machine);
 /// `name` made safe for a file name and a libvirt name: letters, digits, ".", "_", "-"; never empty, never starting
 /// with "." or "-".

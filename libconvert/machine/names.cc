@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libconvert/machine/machine.h"
+
+#include <set>
+
+namespace kvmport {
+namespace {
+
+/// 0 → "a", 25 → "z", 26 → "aa": as the kernel's sd_format_disk_name counts.
+std::string disk_letters(unsigned index) {
+  std::string letters;
+  for (std::uint64_t n = std::uint64_t{index} + 1; n > 0; n = (n - 1) / 26)
+    letters.insert(letters.begin(), static_cast<char>('a' + (n - 1) % 26));
+  return letters;
+}
+
+} // namespace
+
+void name_source_disks(Machine& machine) {
+  unsigned sd = 0, vd = 0, xvd = 0;
+  std::set<unsigned> nvme_controllers;
+  for (const MachineDisk& disk : machine.disks)
+    if (disk.controller == ControllerType::nvme)
+      nvme_controllers.insert(disk.controller_index);
+  for (MachineDisk& disk : machine.disks) {
+    std::string name;
+    switch (disk.controller) {
+    case ControllerType::virtio_blk:
+      name = "vd" + disk_letters(vd++);
+      break;
+    case ControllerType::xen:
+      name = "xvd" + disk_letters(xvd++);
+      break;
+    case ControllerType::nvme: {
+      // Controllers are counted, whatever numbers the description gives them; namespaces start at 1.
+      const auto number = std::distance(nvme_controllers.begin(), nvme_controllers.find(disk.controller_index));
+      name = "nvme" + std::to_string(number) + "n" + std::to_string(std::uint64_t{disk.unit} + 1);
+      break;
+    }
+    case ControllerType::unknown:
+    case ControllerType::ide:
+    case ControllerType::sata:
+    case ControllerType::scsi:
+    case ControllerType::virtio_scsi:
+    case ControllerType::usb:
+      name = "sd" + disk_letters(sd++);
+      break;
+    }
+    if (disk.source_name.empty())
+      disk.source_name = name;
+  }
+}
+
+} // namespace kvmport
