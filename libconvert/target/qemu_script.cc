@@ -138,8 +138,11 @@ std::string qemu_script(const TargetMachine& machine) {
   script.line("#!/bin/sh");
   script.line("# Starts the machine " + safe_name(source.name) + " with QEMU. Arguments are further QEMU options.");
   script.line("# The picture is on VNC, first free port from 5900 on; in a terminal also the serial console.");
+  script.line("# QEMU_ACCEL=tcg in the environment runs it without KVM.");
   script.line("set -eu");
-  script.line("if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then accel=kvm cpu=host; else accel=tcg cpu=max; fi");
+  script.line("accel=${QEMU_ACCEL:-}");
+  script.line("[ -n \"$accel\" ] || if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then accel=kvm; else accel=tcg; fi");
+  script.line("if [ \"$accel\" = kvm ]; then cpu=host; else cpu=max; fi");
   script.line("extra=$#");
   script.line(std::string("set -- \"$@\" -machine \"q35,accel=$accel") +
               (machine.uefi && machine.secure_boot ? ",smm=on" : "") + "\" -cpu \"$cpu\"");

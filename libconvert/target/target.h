@@ -48,8 +48,8 @@ std::vector<BootEntry> boot_entries(const TargetMachine& machine);
 /// card on the network "default" (the source's network in a comment).
 std::string libvirt_xml(const TargetMachine& machine);
 /// A POSIX shell script that starts the machine with QEMU; every value quoted, more QEMU options may follow as
-/// arguments. It uses KVM when /dev/kvm is usable. A variable store that is missing is made from the firmware's
-/// template; a TPM needs swtpm and keeps its state beside the script.
+/// arguments. It uses KVM when /dev/kvm is usable (environment QEMU_ACCEL=tcg: not). A variable store that is missing
+/// is made from the firmware's template; a TPM needs swtpm and keeps its state beside the script.
 std::string qemu_script(const TargetMachine& machine);
 /// `name` made safe for a file name and a libvirt name: letters, digits, ".", "_", "-"; never empty, never starting
 /// with "." or "-".
