@@ -231,7 +231,7 @@ TEST(QemuScript, RealQemuTakesIt) {
     write_file_durably(dir.path() / "run.sh", qemu_script(m));
     write_file_durably(dir.path() / "commands", "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"query-block\"}\n"
                                                 "{\"execute\":\"quit\"}\n");
-    ProcessResult r = run_process({"sh", "-c", "QEMU_ACCEL=tcg exec sh \"$1\" -S -display none -qmp stdio <\"$2\"",
+    ProcessResult r = run_process({"sh", "-c", "exec env QEMU_ACCEL=tcg sh \"$1\" -S -display none -qmp stdio <\"$2\"",
                                    "sh", (dir.path() / "run.sh").string(), (dir.path() / "commands").string()},
                                   std::chrono::minutes(2));
     EXPECT_EQ(r.exit_code, 0) << variant.name << "\n" << r.err << "\n" << qemu_script(m);
