@@ -12,6 +12,12 @@ FirmwareFiles firmware_files(bool secure_boot) {
   return {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
 }
 
+TargetBus target_bus(const TargetMachine& machine, const TargetDisk& disk) {
+  if (machine.virtio_disk)
+    return TargetBus::virtio;
+  return disk.logical_sector == 512 ? TargetBus::sata : TargetBus::scsi;
+}
+
 std::vector<BootEntry> boot_entries(const TargetMachine& machine) {
   std::vector<std::pair<unsigned, BootEntry>> ordered;
   bool has_disk = false;

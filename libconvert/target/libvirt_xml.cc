@@ -161,8 +161,11 @@ void write_disk(Writer& xml, const TargetMachine& machine, std::size_t index, un
   if (disk.logical_sector != 512 || disk.physical_sector != 512)
     xml.empty("blockio", {{"logical_block_size", std::to_string(disk.logical_sector)},
                           {"physical_block_size", std::to_string(disk.physical_sector)}});
-  xml.empty("target", {{"dev", (machine.virtio_disk ? "vd" : "sd") + drive_letters(index)},
-                       {"bus", machine.virtio_disk ? "virtio" : "sata"}});
+  const TargetBus bus = target_bus(machine, disk);
+  xml.empty("target", {{"dev", (bus == TargetBus::virtio ? "vd" : "sd") + drive_letters(index)},
+                       {"bus", bus == TargetBus::virtio ? "virtio"
+                               : bus == TargetBus::sata ? "sata"
+                                                        : "scsi"}});
   if (good_serial(disk.serial))
     xml.text("serial", disk.serial);
   if (boot_order > 0)
@@ -187,6 +190,11 @@ void write_nic(Writer& xml, const TargetMachine& machine, const MachineNic& nic,
 
 void write_other_devices(Writer& xml, const TargetMachine& machine) {
   xml.empty("controller", {{"type", "usb"}, {"model", "qemu-xhci"}});
+  for (const TargetDisk& disk : machine.disks)
+    if (target_bus(machine, disk) == TargetBus::scsi) {
+      xml.empty("controller", {{"type", "scsi"}, {"index", "0"}, {"model", "lsisas1078"}});
+      break;
+    }
   xml.empty("controller", {{"type", "virtio-serial"}, {"index", "0"}});
   xml.empty("serial", {{"type", "pty"}});
   xml.open("console", {{"type", "pty"}});

@@ -63,19 +63,26 @@ void add_firmware(Script& script, const TargetMachine& machine) {
 }
 
 void add_disks(Script& script, const TargetMachine& machine, const std::map<std::size_t, unsigned>& order) {
+  std::size_t sata = 0, scsi = 0;
   for (std::size_t i = 0; i < machine.disks.size(); i++) {
     const TargetDisk& disk = machine.disks[i];
     const std::string id = "disk" + std::to_string(i);
     script.add("-drive", "if=none,id=" + id + ",format=" + option_value(disk.format) +
                              ",discard=unmap,file=" + option_value(disk.file));
-    // The machine has six SATA ports; what is beyond them goes to further controllers.
     std::string device = "virtio-blk-pci";
-    if (!machine.virtio_disk) {
-      const std::size_t controller = i / 6;
-      if (i % 6 == 0 && controller > 0)
+    const TargetBus bus = target_bus(machine, disk);
+    if (bus == TargetBus::sata) {
+      // The machine has six SATA ports; what is beyond them goes to further controllers.
+      const std::size_t controller = sata / 6, port = sata % 6;
+      if (port == 0 && controller > 0)
         script.add("-device", "ahci,id=sata" + std::to_string(controller));
       device =
-          "ide-hd,bus=" + (controller == 0 ? "ide" : "sata" + std::to_string(controller)) + "." + std::to_string(i % 6);
+          "ide-hd,bus=" + (controller == 0 ? "ide" : "sata" + std::to_string(controller)) + "." + std::to_string(port);
+      sata++;
+    } else if (bus == TargetBus::scsi) {
+      if (scsi++ == 0)
+        script.add("-device", "megasas,id=scsi0");
+      device = "scsi-hd,bus=scsi0.0";
     }
     device += ",drive=" + id;
     if (disk.logical_sector != 512 || disk.physical_sector != 512)

@@ -36,6 +36,11 @@ struct FirmwareFiles {
 };
 FirmwareFiles firmware_files(bool secure_boot);
 
+/// How the guest sees a disk: virtio-blk, else SATA, else (4096-byte sectors, which SATA can't show) SCSI on an LSI
+/// MegaRAID controller.
+enum class TargetBus { virtio, sata, scsi };
+TargetBus target_bus(const TargetMachine& machine, const TargetDisk& disk);
+
 /// One entry of the boot order: a disk or a network card of the machine.
 struct BootEntry {
   bool nic = false;
