@@ -1,0 +1,209 @@
+# Guests with a plain Debian 12 userland under systemd: reference, uefi-lvm, dracut-xfs. Each starts from one base system, made once
+# and kept as CACHE_DIR/base.tar.zst with the packages in its apt cache that only some guests install. Sourced by make-guest.
+
+base_packages=systemd-sysv,udev,dbus,ifupdown,iproute2,isc-dhcp-client,less,nano,initramfs-tools,zstd,kmod,linux-image-amd64
+extra_packages="grub-pc grub-efi-amd64 grub-efi-amd64-signed lvm2 dracut xfsprogs"
+
+# The apt mirror of the host, one line of sources.list a repository.
+mirror_lines() {
+    apt-get indextargets --format '$(ORIGIN) deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+        sed -n 's/^Debian \(deb .* bookworm.* main\)$/\1/p' | sort -u
+}
+
+# Makes base.tar.zst, unless one of these very scripts is there. No documentation and no locale but C; otherwise a plain minimal Debian.
+base_system() {
+    local tar=$cache/base.tar.zst digest began=$SECONDS mirror
+    exec 8>"$cache/base.lock"
+    flock 8
+    mirror=$(mirror_lines)
+    [ -n "$mirror" ] || mirror='deb http://deb.debian.org/debian bookworm main'
+    digest=$({ declare -f base_system && echo "$base_packages $extra_packages"; } | sha256sum | cut -d' ' -f1)
+    if [ "$(cat "$cache/base.stamp" 2>/dev/null)" != "$digest" ] || [ ! -f "$tar" ]; then
+        # shellcheck disable=SC2016 # "$1" is for the hooks' own shell
+        INITRD=No mmdebstrap --quiet --mode=root --variant=minbase --skip=cleanup/apt \
+            --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' \
+            --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/man/*' \
+            --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
+            --aptopt='APT::Install-Recommends "false"' --include=$base_packages \
+            --customize-hook='chroot "$1" apt-get clean' \
+            --customize-hook="for p in $extra_packages; do"' chroot "$1" apt-get -qy --download-only install $p; done' \
+            --customize-hook='chroot "$1" apt-get -qy --download-only --reinstall install "linux-image-$(ls "$1/lib/modules")"' \
+            bookworm - - <<<"$mirror" 2>"$cache/base.log" | zstd -q -1 -T0 -f -o "$tar.partial" ||
+            { tail -20 "$cache/base.log" >&2; return 1; }
+        mv "$tar.partial" "$tar"
+        echo "$digest" >"$cache/base.stamp"
+        say "base system made in $((SECONDS - began)) s, $(du -m "$tar" | cut -f1) MiB"
+    fi
+    flock -u 8
+}
+
+# in_root COMMAND...: runs a command in the guest's root, with /proc and nothing else of the host.
+in_root() {
+    unshare --mount sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$root" env -i \
+        PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C TERM=dumb DEBIAN_FRONTEND=noninteractive "$@"
+}
+
+install_packages() {
+    if ! in_root env INITRD=No apt-get -qqy --no-download install "$@" >"$out/work/apt.log" 2>&1; then
+        cat "$out/work/apt.log" >&2
+        return 1
+    fi
+}
+
+# debian_root PACKAGE...: unpacks the base system to $root, adds packages; sets $kernel.
+debian_root() {
+    root=$out/work/root
+    base_system
+    mkdir -p "$root"
+    zstd -qdc "$cache/base.tar.zst" | tar -x -C "$root" --numeric-owner --xattrs --xattrs-include='*'
+    kernel=$(ls "$root/lib/modules")
+    install_packages "$@"
+    echo "$name" >"$root/etc/hostname"
+    printf '127.0.0.1\tlocalhost\n127.0.1.1\t%s\n' "$name" >"$root/etc/hosts"
+    uuid_for machine-id | tr -d - >"$root/etc/machine-id"
+    in_root usermod -p "$(openssl passwd -6 -salt kvmport $password)" root
+    printf 'auto lo\niface lo inet loopback\n' >"$root/etc/network/interfaces"
+}
+
+# The banner before "login:" shows the addresses, so that a console alone proves that the network configuration took hold.
+banner() { printf 'Debian GNU/Linux 12 \\n \\l\nnetwork: %s \\4{%s}\n\n' "$1" "$1" >"$root/etc/issue"; }
+
+# Removes what only the build needed.
+debian_finish() {
+    find "$root/var/cache/apt/archives" -name '*.deb' ! -name "linux-image-$kernel*" -delete
+    rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/log/{apt/*,dpkg.log,bootstrap.log,alternatives.log}
+    mv "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap" "$root/etc/dpkg/dpkg.cfg.d/no-documentation"
+    sed -i /unsafe-io/d "$root/etc/dpkg/dpkg.cfg.d/no-documentation"
+    rm -f "$root/etc/resolv.conf" "$root"/etc/apt/apt.conf.d/99mmdebstrap
+    [ "$(in_root dpkg --audit | wc -l)" = 0 ]
+}
+
+# initramfs MODULE...: an initramfs of initramfs-tools with these drivers and no virtio.
+initramfs() {
+    sed -i 's/^MODULES=.*/MODULES=list/' "$root/etc/initramfs-tools/initramfs.conf"
+    echo RESUME=none >"$root/etc/initramfs-tools/conf.d/resume"
+    printf '%s\n' "$@" >>"$root/etc/initramfs-tools/modules"
+    in_root update-initramfs -c -k "$kernel" >/dev/null
+    no_virtio
+}
+
+no_virtio() {
+    if lsinitramfs "$root/boot/initrd.img-$kernel" | grep -E 'virtio_(blk|pci|scsi)'; then
+        say "the initramfs must not know virtio"
+        return 1
+    fi
+}
+
+# default_grub CMDLINE: /etc/default/grub as an administrator left it who did not want UUIDs.
+default_grub() {
+    cat >"$root/etc/default/grub" <<END
+GRUB_DEFAULT=0
+GRUB_TIMEOUT=1
+GRUB_DISTRIBUTOR=\`lsb_release -i -s 2> /dev/null || echo Debian\`
+GRUB_CMDLINE_LINUX_DEFAULT=""
+GRUB_CMDLINE_LINUX="$1"
+GRUB_DISABLE_LINUX_UUID=true
+GRUB_DISABLE_OS_PROBER=true
+GRUB_TERMINAL=console
+END
+}
+
+# grub_cfg FS_MODULE PARTITION BOOT_PATH ROOT CMDLINE: the grub.cfg that grub-mkconfig makes of default_grub. FS_MODULE, PARTITION ('msdos1')
+# and BOOT_PATH ('/boot', or '' when /boot is a filesystem of its own) say where GRUB finds the kernel; ROOT is the root device.
+grub_cfg() {
+    local entry="        insmod gzio
+        insmod part_${2%[0-9]}
+        insmod $1
+        set root='hd0,$2'
+        echo    'Loading Linux $kernel ...'
+        linux   $3/vmlinuz-$kernel root=$4 ro"
+    local initrd="        echo    'Loading initial ramdisk ...'
+        initrd  $3/initrd.img-$kernel"
+    cat <<END
+#
+# DO NOT EDIT THIS FILE
+#
+# It is automatically generated by grub-mkconfig using templates
+# from /etc/grub.d and settings from /etc/default/grub
+#
+
+### BEGIN /etc/grub.d/00_header ###
+if [ -s \$prefix/grubenv ]; then
+  set have_grubenv=true
+  load_env
+fi
+if [ "\${next_entry}" ] ; then
+   set default="\${next_entry}"
+   set next_entry=
+   save_env next_entry
+   set boot_once=true
+else
+   set default="0"
+fi
+terminal_input console
+terminal_output console
+if [ "\${recordfail}" = 1 ] ; then
+  set timeout=30
+else
+  set timeout_style=menu
+  set timeout=1
+fi
+### END /etc/grub.d/00_header ###
+
+### BEGIN /etc/grub.d/10_linux ###
+function gfxmode {
+        set gfxpayload="\${1}"
+}
+menuentry 'Debian GNU/Linux' --class debian --class gnu-linux --class gnu --class os \$menuentry_id_option 'gnulinux-simple-$4' {
+$entry $5
+$initrd
+}
+submenu 'Advanced options for Debian GNU/Linux' \$menuentry_id_option 'gnulinux-advanced-$4' {
+        menuentry 'Debian GNU/Linux, with Linux $kernel' --class debian --class gnu-linux --class gnu --class os {
+$entry $5
+$initrd
+        }
+        menuentry 'Debian GNU/Linux, with Linux $kernel (recovery mode)' --class debian --class gnu-linux --class gnu --class os {
+${entry} single $5
+$initrd
+        }
+}
+### END /etc/grub.d/10_linux ###
+
+### BEGIN /etc/grub.d/41_custom ###
+if [ -f  \${config_directory}/custom.cfg ]; then
+  source \${config_directory}/custom.cfg
+fi
+### END /etc/grub.d/41_custom ###
+END
+}
+
+# BIOS, MBR, GRUB, everything by /dev/sdaN, no serial console.
+guest_reference() {
+    local mac=52:54:00:4b:56:02
+    debian_root grub-pc
+    cat >"$root/etc/fstab" <<'END'
+# <file system> <mount point> <type> <options> <dump> <pass>
+/dev/sda1 /    ext4 errors=remount-ro 0 1
+/dev/sda2 none swap sw                0 0
+END
+    cat >>"$root/etc/network/interfaces" <<'END'
+
+allow-hotplug ens3
+iface ens3 inet static
+    address 192.168.77.20/24
+    gateway 192.168.77.1
+END
+    banner ens3
+    initramfs ata_piix ata_generic ahci sd_mod ext4
+    default_grub resume=/dev/sda2
+    make_disk "$out/sda.raw" 2048 <<<'label: dos
+        start=2048, size=3931136, type=83, bootable
+        type=82'
+    grub_bios "$out/sda.raw" ext2 "$root"
+    grub_cfg ext2 msdos1 /boot /dev/sda1 resume=/dev/sda2 >"$root/boot/grub/grub.cfg"
+    debian_finish
+    make_ext4 "$out/sda.raw" 1 1919 root "$root"
+    make_swap "$out/sda.raw" 1920 128
+    describe bios ide 512 $mac "$kernel" "static 192.168.77.20 on ens3, resume=/dev/sda2, login on tty1 only"
+}
