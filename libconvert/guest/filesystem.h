@@ -22,6 +22,12 @@ struct FileStat {
   std::uint64_t size = 0;
 };
 
+/// Room left in the filesystem that holds a path.
+struct FreeSpace {
+  std::string filesystem;  ///< which one: equal for paths in the same
+  std::uint64_t bytes = 0; ///< that a file may grow by
+};
+
 /// One thread at a time. Errors: GUEST_FILE_MISSING, GUEST_READ_FAILED, GUEST_WRITE_FAILED.
 class GuestFilesystem {
  public:
@@ -40,6 +46,8 @@ class GuestFilesystem {
   virtual std::string realpath(const std::string& path) const = 0;
   /// SELinux label (security.selinux), when the file has one.
   virtual std::optional<std::string> label(const std::string& path) const = 0;
+  /// Room in the filesystem of the nearest existing directory above `path`; nothing when it can't be known.
+  virtual std::optional<FreeSpace> free_space(const std::string& path) const;
 
   /// Writes the whole file; an existing file keeps mode, owner and label, a new one gets the given ones.
   virtual void write(const std::string& path, std::string_view content, std::uint32_t mode = 0644) = 0;

@@ -51,7 +51,8 @@ class Draft {
   std::optional<FileStat> lstat(const std::string& path) const;
   const GuestFilesystem& guest() const { return guest_; }
 
-  // Writing. `reason` says why, in one line for people.
+  // Writing. `reason` says why, in one line for people. Directories above a new file are made. copy(), rename() and
+  // remove() are for files and links. write() follows links, rename() and remove() mean the link itself.
   void write(const std::string& path, const std::string& content, const std::string& reason, std::uint32_t mode = 0644);
   void append(const std::string& path, const std::string& bytes, const std::string& reason);
   void copy(const std::string& from, const std::string& to, const std::string& reason);
@@ -70,12 +71,16 @@ class Draft {
   struct Pending {
     bool present = true;
     FileType type = FileType::regular;
-    std::string content; ///< file content or link target
+    std::string base;    ///< guest file whose content comes first; empty: none
+    std::string content; ///< what follows it, or the link's target
+    std::uint32_t mode = 0644;
   };
   const GuestFilesystem& guest_;
   Plan& plan_;
   std::map<std::string, Pending> pending_;
-  std::string resolve(const std::string& path) const;
+  std::string resolve(const std::string& path, bool follow_last = true) const;
+  Pending file_at(const std::string& path, const char* doing) const;
+  Change& record(Change::Kind kind, const std::string& path, const std::string& reason);
 };
 
 /// A step: looks at the guest through the draft and writes down what it wants.
@@ -91,7 +96,13 @@ struct PlanOptions {
 /// Every step for a Linux guest, in order (libconvert/guest/linux/).
 std::vector<Step> linux_steps(const PlanOptions& options);
 Plan make_plan(const GuestInfo& info, const GuestFilesystem& guest, const std::vector<Step>& steps);
-/// Applies the plan, in order; SELinux labels of edited files are kept.
+/// Bytes that a filesystem keeps free after the plan's changes.
+inline constexpr std::uint64_t free_space_reserve = 1U << 20;
+/// Whether the guest's filesystems have room for the plan; Error GUEST_NO_SPACE names the first that has not.
+void check_room(const Plan& plan, const GuestFilesystem& guest);
+/// Applies the plan, in order, after check_room(). Edited files keep mode, owner and SELinux label; new files in a
+/// guest with SELinux get the label that the guest's policy names, else that of a neighbour, else all is relabelled at
+/// the next boot (/.autorelabel).
 void apply_plan(const Plan& plan, GuestFilesystem& guest);
 /// Edits for the boot proof only: console=ttyS0 in every boot entry (grub.cfg, BLS, systemd-boot, extlinux, GRUB
 /// legacy).

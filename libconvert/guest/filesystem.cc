@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libconvert/guest/filesystem.h"
+
+namespace kvmport {
+
+std::optional<std::string> GuestFilesystem::try_read(const std::string& path, std::uint64_t limit) const {
+  if (!is_file(path))
+    return std::nullopt;
+  return read(path, limit);
+}
+
+std::optional<FreeSpace> GuestFilesystem::free_space(const std::string&) const {
+  return std::nullopt;
+}
+
+} // namespace kvmport
