@@ -59,11 +59,13 @@ struct Evidence {
   enum class Kind {
     serial,     ///< bytes of the first serial port
     firmware,   ///< bytes of the firmware's debug port (0x402)
-    screen,     ///< the text screen changed: 25 lines of 80, trailing blanks cut, joined by '\n'
+    screen,     ///< the text screen changed: its lines of 80 (those scrolled away may come along), trailing blanks
+                ///< cut, joined by '\n'
     disk_write, ///< the guest wrote (text: "DISK OFFSET LENGTH")
     reset,      ///< the machine reset itself
     shutdown,   ///< powered off
     fault,      ///< guest fault that ended the machine (triple fault, panic device)
+    tick,       ///< time has passed, about a second; text is "disk" when the guest used its disks meanwhile, else empty
   };
   Kind kind;
   std::chrono::milliseconds at; ///< since power-on
@@ -85,6 +87,8 @@ class Engine {
   virtual ~Engine() = default;
   /// "qemu-tcg", "qemu-kvm", …
   virtual std::string name() const = 0;
+  /// Why it is this one, in a few words for people; may be empty.
+  virtual std::string reason() const { return {}; }
   /// Runs until `evidence` returns false, the machine ends, the (scaled) timeout passes or `stop` is asked for.
   virtual EngineOutcome run(const BootSpec& spec, const EvidenceSink& evidence, const StopToken& stop) = 0;
 };

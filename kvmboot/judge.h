@@ -29,6 +29,7 @@ struct Diagnosis {
                     ///< "BOOT_TIMEOUT", …
   std::string text; ///< for people, with what to do
   std::vector<std::string> lines; ///< the decisive lines, quoted
+  std::string detail;             ///< sub-kind of KERNEL_PANIC ("VFS_NO_ROOT", "NO_INIT", "INIT_KILLED"); else empty
 };
 
 struct Verdict {
@@ -44,7 +45,8 @@ struct Verdict {
 /// Feed it evidence in order; ask it whether the verdict is clear. One thread at a time.
 class Judge {
  public:
-  explicit Judge(Milestone until);
+  /// `silence`: how long nothing new may be seen (nor the disks be used) before the boot counts as hung.
+  explicit Judge(Milestone until, std::chrono::milliseconds silence = std::chrono::minutes(2));
   ~Judge();
   Judge(const Judge&) = delete;
   Judge& operator=(const Judge&) = delete;
