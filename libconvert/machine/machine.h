@@ -98,6 +98,9 @@ struct Machine {
 /// has set stay.
 void name_source_disks(Machine& machine);
 
+/// Puts machine.disks into the guest's order: controller types as they first appear, then controller index, then unit.
+void sort_disks(Machine& machine);
+
 /// What a description reader may use.
 struct ReadOptions {
   /// Directories below which disks may lie, besides the description's own.

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/machine/machine.h"
 
+#include <algorithm>
+#include <map>
 #include <set>
+#include <tuple>
 
 namespace kvmport {
 namespace {
@@ -15,6 +18,16 @@ std::string disk_letters(unsigned index) {
 }
 
 } // namespace
+
+void sort_disks(Machine& machine) {
+  std::map<ControllerType, std::size_t> rank;
+  for (const MachineDisk& disk : machine.disks)
+    rank.try_emplace(disk.controller, rank.size());
+  std::stable_sort(machine.disks.begin(), machine.disks.end(), [&](const MachineDisk& a, const MachineDisk& b) {
+    return std::make_tuple(rank.at(a.controller), a.controller_index, a.unit) <
+           std::make_tuple(rank.at(b.controller), b.controller_index, b.unit);
+  });
+}
 
 void name_source_disks(Machine& machine) {
   unsigned sd = 0, vd = 0, xvd = 0;

@@ -22,14 +22,30 @@ struct SourceOptions {
   std::string name;         ///< overrides the machine's name
 };
 
+/// What a file is, by its content.
+enum class SourceKind { disk, vmx, ovf, ova, libvirt, vbox };
+
+/// Errors: DESCRIPTION_UNSUPPORTED for XML of another kind and for packed archives (.tar.gz, .zip), which have to be
+/// unpacked first.
+SourceKind source_kind(const std::filesystem::path& path);
+
 /// `paths`: one description (.vmx .ovf .ova .xml .vbox, told by content) or one or more disk images. Refuses a running
-/// or suspended source and an incomplete snapshot chain by name. A gzip'd disk is unpacked to an unnamed file in the
-/// temp directory.
+/// or suspended source and an incomplete snapshot chain by name (SOURCE_RUNNING, SOURCE_SUSPENDED,
+/// SNAPSHOT_CHAIN_INCOMPLETE). A gzip'd disk and a disk in chunks are unpacked to an unnamed file in the temp directory
+/// ($TMPDIR), which a note tells.
+///
+/// Bare disks: the machine is called like the first file, has one processor and no network card, memory is 0 (the
+/// target chooses), firmware and controllers are unknown; with `input_format` no file is taken for a description.
 Source open_source_machine(const std::vector<std::filesystem::path>& paths, const SourceOptions& options,
                            EventSink& sink);
 
+/// Error SOURCE_RUNNING when another program holds `path` open for writing with QEMU's image locks (bytes 100–163 and
+/// 200–263 of the file: QEMU, qemu-nbd, libguestfs). Programs that take no locks can't be seen.
+void check_not_locked(const std::filesystem::path& path);
+
 /// Starts checking the manifest digests of `machine`'s files; returns a function that waits and throws
-/// MANIFEST_MISMATCH. It reads the files once, beside the copy. Nothing to check: returns a function that does nothing.
+/// MANIFEST_MISMATCH. It reads the files once, beside the copy; `stop` must outlive the function. Nothing to check:
+/// returns a function that does nothing. When the last copy of the function goes, the reading stops.
 std::function<void()> verify_digests(const Machine& machine, const StopToken& stop);
 
 /// Size, mtime and inode of every host file of the source, so that a change during the run is noticed (Error
