@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kvmboot/judge.h"
+
+#include "kvmboot/console_text.h"
+#include "kvmboot/patterns.h"
+
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <regex>
+#include <set>
+
+namespace kvmport {
+
+using std::chrono::milliseconds;
+
+namespace {
+
+constexpr std::array<std::string_view, 7> milestone_names{"firmware", "bootloader", "kernel", "initramfs",
+                                                          "root",     "init",       "login"};
+/// A machine may restart itself twice (a boot entry made by shim's fallback, a relabelling) before it counts as a loop.
+constexpr unsigned resets_of_a_loop = 3;
+/// Diagnoses lighter than this are not named when time runs out.
+constexpr int nameable_weight = 15;
+constexpr std::size_t max_quoted = 10;
+constexpr std::size_t recent_lines = 6;
+
+struct CompiledMilestone {
+  const MilestoneRule* rule;
+  std::optional<std::regex> regex;
+};
+struct CompiledFailure {
+  const FailureRule* rule;
+  std::optional<std::regex> regex;
+};
+
+template <class Compiled, class Rule> std::vector<Compiled> compile(std::span<const Rule> rules) {
+  std::vector<Compiled> out;
+  for (const Rule& r : rules) {
+    out.push_back({&r, {}});
+    if (r.regex != nullptr)
+      out.back().regex.emplace(r.regex, std::regex::ECMAScript | std::regex::optimize);
+  }
+  return out;
+}
+
+template <class Compiled> bool found(const Compiled& c, std::string_view line) {
+  return line.find(c.rule->needle) != std::string_view::npos &&
+         (!c.regex || std::regex_search(line.begin(), line.end(), *c.regex));
+}
+
+/// A failure that was seen and not overtaken by a later milestone.
+struct Seen {
+  const FailureRule* rule;
+  milliseconds first;
+  std::string line;
+};
+
+} // namespace
+
+std::string to_string(Milestone milestone) {
+  return std::string(milestone_names.at(static_cast<std::size_t>(milestone)));
+}
+
+Milestone parse_milestone(const std::string& name) {
+  std::string all;
+  for (std::size_t i = 0; i < milestone_names.size(); i++) {
+    if (milestone_names[i] == name)
+      return static_cast<Milestone>(i);
+    all += (i != 0 ? ", " : "") + std::string(milestone_names[i]);
+  }
+  throw Error("MILESTONE_UNKNOWN", "there is no milestone \"" + name + "\"", {}, "the milestones are: " + all);
+}
+
+struct Judge::State {
+  const Milestone until;
+  const milliseconds silence;
+  const std::vector<CompiledMilestone> milestones = compile<CompiledMilestone>(milestone_rules());
+  const std::vector<CompiledFailure> failures = compile<CompiledFailure>(failure_rules());
+
+  ConsoleText serial, firmware;
+  std::set<std::string, std::less<>> screen; ///< the lines of the last screen
+  std::vector<MilestoneHit> reached;
+  std::set<Milestone> current; ///< those of this start of the machine; `reached` has the first time of each
+  std::vector<Seen> seen;
+  std::optional<Seen> before_reset; ///< the heaviest failure of earlier starts of the machine
+  std::deque<std::string> recent;   ///< the last lines of any console
+  unsigned resets = 0;
+  bool proven = false, hung = false, powered_off = false, faulted = false, settled = false;
+  milliseconds last_new{}, last_milestone{}, last_activity{};
+
+  State(Milestone asked, milliseconds quiet) : until(asked), silence(quiet) {}
+
+  void hit(Milestone m, milliseconds at, std::string_view line, std::string_view source);
+  void look(std::string_view line, bool whole, std::string_view source, milliseconds at);
+  void note(const FailureRule& rule, std::string_view line, milliseconds at);
+  void text(ConsoleText& console, const Evidence& evidence, std::string_view source);
+  void screen_changed(const Evidence& evidence);
+  void restarted();
+  void settle(milliseconds now);
+  const Seen* heaviest() const;
+  std::vector<std::string> quoted() const;
+  Diagnosis diagnose(const EngineOutcome& outcome) const;
+  Diagnosis plain(std::string_view code) const;
+};
+
+void Judge::State::hit(Milestone m, milliseconds at, std::string_view line, std::string_view source) {
+  current.insert(m);
+  if (std::none_of(reached.begin(), reached.end(), [&](const auto& h) { return h.milestone == m; }))
+    reached.push_back({m, at, std::string(line), std::string(source)});
+  std::stable_sort(reached.begin(), reached.end(),
+                   [](const auto& a, const auto& b) { return a.milestone < b.milestone; });
+  last_milestone = at;
+  std::erase_if(seen, [&](const Seen& s) { return s.rule->stage < m; });
+  proven = proven || m >= until;
+}
+
+void Judge::State::note(const FailureRule& rule, std::string_view line, milliseconds at) {
+  // The same line stands on several consoles, and prompts come again: one is enough.
+  const bool known =
+      std::any_of(seen.begin(), seen.end(), [&](const Seen& s) { return s.rule == &rule && s.line == line; });
+  if (!known && seen.size() < 200)
+    seen.push_back({&rule, at, std::string(line)});
+}
+
+void Judge::State::look(std::string_view line, bool whole, std::string_view source, milliseconds at) {
+  for (const auto& m : milestones) {
+    if ((!whole && m.rule->place != Place::prompt) || current.contains(m.rule->milestone) ||
+        (m.rule->after_root && !current.contains(Milestone::root)))
+      continue;
+    if (found(m, line))
+      hit(m.rule->milestone, at, line, source);
+  }
+  const Milestone stage = current.empty() ? Milestone::firmware : *current.rbegin();
+  for (const auto& f : failures)
+    if ((whole || f.rule->place == Place::prompt) && f.rule->stage >= stage && found(f, line))
+      note(*f.rule, line, at);
+}
+
+void Judge::State::text(ConsoleText& console, const Evidence& evidence, std::string_view source) {
+  last_new = evidence.at;
+  console.feed(evidence.text, [&](std::string_view line) {
+    look(line, true, source, evidence.at);
+    recent.emplace_back(line);
+    if (recent.size() > recent_lines)
+      recent.pop_front();
+  });
+  if (!console.partial().empty())
+    look(printable(console.partial()), false, source, evidence.at);
+}
+
+void Judge::State::screen_changed(const Evidence& evidence) {
+  std::set<std::string, std::less<>> now;
+  std::string_view rest = evidence.text;
+  while (!rest.empty()) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    std::string line = printable(rest.substr(0, end));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    line.erase(line.find_last_not_of(' ') + 1);
+    if (line.empty())
+      continue;
+    if (!screen.contains(line)) {
+      last_new = evidence.at;
+      look(line, true, "screen", evidence.at);
+    }
+    now.insert(std::move(line));
+  }
+  screen = std::move(now);
+}
+
+void Judge::State::restarted() {
+  resets++;
+  if (const Seen* worst = heaviest(); worst != nullptr && worst->rule->weight >= nameable_weight &&
+                                      (!before_reset || worst->rule->weight > before_reset->rule->weight))
+    before_reset = *worst;
+  seen.clear();
+  current.clear();
+  screen.clear();
+  const auto drop = [](std::string_view) {};
+  serial.flush(drop);
+  firmware.flush(drop);
+}
+
+/// Sets `settled` when a failure that nothing can follow has stood long enough, and `hung`.
+void Judge::State::settle(milliseconds now) {
+  for (const Seen& s : seen) {
+    const milliseconds wait = std::chrono::seconds(s.rule->settle);
+    if (s.rule->effect == Effect::ends && now - std::max(s.first, last_milestone) >= wait)
+      settled = true;
+    if (s.rule->effect == Effect::waits && now - std::max({s.first, last_new, last_activity}) >= wait)
+      settled = true;
+  }
+  if (now - std::max(last_new, last_activity) >= silence)
+    hung = true;
+}
+
+const Seen* Judge::State::heaviest() const {
+  const Seen* best = nullptr;
+  for (const Seen& s : seen)
+    if (best == nullptr || s.rule->weight > best->rule->weight)
+      best = &s;
+  return best;
+}
+
+std::vector<std::string> Judge::State::quoted() const {
+  std::vector<std::string> lines;
+  for (const Seen& s : seen)
+    if (lines.size() < max_quoted && std::find(lines.begin(), lines.end(), s.line) == lines.end())
+      lines.push_back(s.line);
+  return lines;
+}
+
+Diagnosis Judge::State::plain(std::string_view code) const {
+  Diagnosis d{std::string(code), std::string(explain(code)), quoted(), {}};
+  if (d.lines.empty())
+    d.lines.assign(recent.begin(), recent.end());
+  return d;
+}
+
+Diagnosis Judge::State::diagnose(const EngineOutcome& outcome) const {
+  using End = EngineOutcome::End;
+  if (outcome.end == End::engine_failed) {
+    Diagnosis d = plain("ENGINE_FAILED");
+    if (!outcome.detail.empty())
+      d.lines = {printable(outcome.detail)};
+    return d;
+  }
+  if (outcome.end == End::interrupted)
+    return plain("INTERRUPTED");
+  const bool loop = resets >= resets_of_a_loop;
+  const Seen* worst = heaviest();
+  if (worst == nullptr || worst->rule->weight < nameable_weight)
+    worst = loop && before_reset ? &*before_reset : nullptr;
+  if (worst != nullptr) {
+    Diagnosis d = plain(worst->rule->code);
+    d.detail = worst->rule->detail;
+    if (std::find(d.lines.begin(), d.lines.end(), worst->line) == d.lines.end())
+      d.lines.insert(d.lines.begin(), worst->line);
+    if (loop)
+      d.text += "; and the machine restarts over and over";
+    return d;
+  }
+  if (loop)
+    return plain("BOOT_LOOP");
+  if (faulted)
+    return plain("GUEST_FAULT");
+  if (powered_off || outcome.end == End::shutdown)
+    return plain("POWERED_OFF");
+  return plain(hung ? "BOOT_HANG" : "BOOT_TIMEOUT");
+}
+
+Judge::Judge(Milestone until, milliseconds silence) : state_(std::make_unique<State>(until, silence)) {}
+Judge::~Judge() = default;
+
+bool Judge::feed(const Evidence& evidence) {
+  State& s = *state_;
+  switch (evidence.kind) {
+  case Evidence::Kind::serial:
+    s.text(s.serial, evidence, "serial");
+    break;
+  case Evidence::Kind::firmware:
+    s.text(s.firmware, evidence, "firmware");
+    break;
+  case Evidence::Kind::screen:
+    s.screen_changed(evidence);
+    break;
+  case Evidence::Kind::disk_write:
+    s.last_activity = evidence.at;
+    break;
+  case Evidence::Kind::reset:
+    s.restarted();
+    break;
+  case Evidence::Kind::shutdown:
+    s.powered_off = true;
+    break;
+  case Evidence::Kind::fault:
+    s.faulted = true;
+    break;
+  case Evidence::Kind::tick:
+    if (evidence.text == "disk")
+      s.last_activity = evidence.at;
+    break;
+  }
+  s.settle(evidence.at);
+  return !(s.proven || s.settled || s.hung || s.powered_off || s.faulted || s.resets >= resets_of_a_loop);
+}
+
+Verdict Judge::verdict(const EngineOutcome& outcome) const {
+  Verdict v;
+  v.proven = state_->proven;
+  v.asked = state_->until;
+  v.reached = state_->reached;
+  v.wall = outcome.wall;
+  v.cpu = outcome.cpu;
+  if (!v.proven)
+    v.diagnosis = state_->diagnose(outcome);
+  return v;
+}
+
+} // namespace kvmport
