@@ -351,7 +351,11 @@ std::vector<std::string> esp_directories(const GuestInfo& info, const Draft& dra
   std::vector<std::string> found;
   std::set<std::string> seen;
   for (const std::string& path : {info.esp_path, std::string("/boot/efi"), std::string("/efi"), std::string("/boot")}) {
-    if (path.empty() || !draft.is_directory(path) || find_nocase(draft, path, "EFI").empty())
+    if (path.empty() || !draft.is_directory(path))
+      continue;
+    // "/boot/efi" is a mount point, not the EFI directory of an ESP at /boot.
+    const bool plain = path == "/boot" && path != info.esp_path;
+    if (plain ? !draft.is_directory("/boot/EFI") : find_nocase(draft, path, "EFI").empty())
       continue;
     if (seen.insert(draft.guest().realpath(path)).second)
       found.push_back(path);

@@ -81,7 +81,6 @@ Renamer find_renamer(const GuestInfo& info, const Draft& draft) {
 
 struct Card {
   std::string mac, pci, name;
-  bool certain = true;
 };
 
 /// The PCI bus and slot that a name like enp2s1 tells, as the beginning of an address: "0000:02:01.".
@@ -104,10 +103,16 @@ std::vector<Card> cards_of(const GuestInfo& info) {
   std::vector<Card> cards;
   for (const MachineNic& nic : info.machine.nics)
     if (const std::string mac = normal_mac(nic.mac); !mac.empty())
-      cards.push_back({mac, nic.pci_address, {}, true});
+      cards.push_back({mac, nic.pci_address, {}});
   if (std::all_of(cards.begin(), cards.end(), [](const Card& card) { return !card.pci.empty(); }))
     std::stable_sort(cards.begin(), cards.end(), [](const Card& a, const Card& b) { return a.pci < b.pci; });
   return cards;
+}
+
+/// eth0, eth1, …: the kernel's own names, in the order of the cards.
+bool is_kernel_name(std::string_view name) {
+  return name.starts_with("eth") && name.size() > 3 &&
+         name.find_first_not_of("0123456789", 3) == std::string_view::npos;
 }
 
 /// Gives names to cards; returns the names that no card is left for.
@@ -133,6 +138,11 @@ std::vector<std::string> match_names(const NetworkConfig& config, std::vector<Ca
       open.erase(hit);
     }
   }
+  for (std::size_t i = 0; i < cards.size() && cards.size() > 1; i++)
+    if (const std::string name = "eth" + std::to_string(i); cards[i].name.empty() && open.erase(name) > 0) {
+      cards[i].name = name;
+      draft.note("network card " + cards[i].mac + " was taken for " + name + ", its place among the machine's cards");
+    }
   std::vector<std::string> names(open.begin(), open.end());
   std::sort(names.begin(), names.end(), natural_less);
   std::vector<Card*> free;
@@ -144,7 +154,6 @@ std::vector<std::string> match_names(const NetworkConfig& config, std::vector<Ca
   std::string pairs;
   for (; given < names.size() && given < free.size(); given++) {
     free[given]->name = names[given];
-    free[given]->certain = one_to_one;
     pairs += (pairs.empty() ? "" : ", ") + names[given] + " = " + free[given]->mac;
   }
   if (given > 0 && !one_to_one)
@@ -153,11 +162,6 @@ std::vector<std::string> match_names(const NetworkConfig& config, std::vector<Ca
 }
 
 // --- what is written -----------------------------------------------------------------------------------------------
-
-bool is_kernel_name(std::string_view name) {
-  return name.starts_with("eth") && name.size() > 3 &&
-         name.find_first_not_of("0123456789", 3) == std::string_view::npos;
-}
 
 void write_link(const Card& card, Draft& draft) {
   draft.write("/etc/systemd/network/10-kvmport-" + card.name + ".link",

@@ -45,11 +45,18 @@ void initramfs_step(const GuestInfo& info, Draft& draft);
 /// The initramfs frameworks' own configuration, so that the guest's next kernel update keeps the drivers.
 void initramfs_config_step(const GuestInfo& info, Draft& draft);
 
+/// Module aliases and blacklists (modprobe.d), SUSE's list of initramfs modules. After initramfs_step.
+void modprobe_step(const GuestInfo& info, Draft& draft);
+/// Modules that are loaded at start and only work under the old hypervisor.
+void module_lists_step(const GuestInfo& info, Draft& draft);
+
 // --- everything else -----------------------------------------------------------------------------------------------
 
 /// Interfaces keep their names, and by them their addresses.
 void network_names_step(const GuestInfo& info, Draft& draft);
 /// Services of the hypervisor that the guest comes from.
 void hypervisor_tools_step(const GuestInfo& info, Draft& draft);
+/// The old hypervisor's console and graphics driver.
+void old_devices_step(const GuestInfo& info, Draft& draft);
 
 } // namespace kvmport::linux_guest
