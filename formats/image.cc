@@ -7,4 +7,8 @@ std::optional<FileRange> Image::file_range(Range) const {
   return std::nullopt;
 }
 
+bool ImageWriter::known_zero(Range) const {
+  return false;
+}
+
 } // namespace kvmport

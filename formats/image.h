@@ -79,6 +79,8 @@ class ImageWriter {
   virtual void write(std::uint64_t offset, ByteSpan data) = 0;
   virtual void zero(Range range) = 0;
   virtual void read(std::uint64_t offset, std::span<std::byte> out) = 0;
+  /// True when the writer knows, without reading any data, that `range` reads as zeros. Called while nothing is written.
+  virtual bool known_zero(Range range) const;
   /// Makes all that was written so far durable and returns what changed in the writer's own tables since the last
   /// checkpoint (may be empty). Called by one thread while no write is under way.
   virtual Bytes checkpoint() = 0;

@@ -8,8 +8,10 @@
 #include "formats/image.h"
 #include "formats/overlay.h"
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -20,6 +22,9 @@ struct CopyOptions {
   std::uint64_t chunk = 2U << 20; ///< bytes; a multiple of the writer's block size
   /// Ranges that need not be copied (free blocks of filesystems); they become zeros. Sorted, not overlapping.
   std::vector<Range> skip;
+  /// How often the journal learns what is done: after so much time or so many bytes written.
+  std::chrono::milliseconds checkpoint_interval{2000};
+  std::uint64_t checkpoint_bytes = 512U << 20;
 };
 
 struct CopyStats {
@@ -29,6 +34,11 @@ struct CopyStats {
   std::uint64_t skipped = 0; ///< free blocks that were not read
   std::uint64_t reused = 0;  ///< bytes taken over from a run that was stopped, verified by digest
 };
+
+/// Names the files of `image` and their state (path, inode, size, time of change), for PartialDisk's source_id and to
+/// see whether a source was changed while it was read. A block device has no such state: its identity is a new one each
+/// time.
+std::string image_identity(const Image& image);
 
 /// A disk that grows as `FINAL.partial` (+ `FINAL.partial.journal`) beside its final name.
 class PartialDisk {
