@@ -23,7 +23,8 @@ make_ext4() {
 
 # make_esp DISK START_MIB SIZE_MIB: an empty FAT in the disk at this place; files get there with esp_copy.
 make_esp() {
-    mkfs.vfat -n ESP -i "$(uuid_for esp | cut -c1-8)" --offset $(($2 * 2048)) "$1" $(($3 * 1024)) >/dev/null
+    mkfs.vfat -F 32 -s 1 -n ESP -i "$(uuid_for esp | cut -c1-8)" --offset $(($2 * 2048)) "$1" $(($3 * 1024)) 2>&1 >/dev/null |
+        grep -v 'block count mismatch' >&2 || true
 }
 
 # esp_copy DISK START_MIB SOURCE TARGET: copies a file onto the FAT, making the folders above it.

@@ -207,3 +207,112 @@ END
     make_swap "$out/sda.raw" 1920 128
     describe bios ide 512 $mac "$kernel" "static 192.168.77.20 on ens3, resume=/dev/sda2, login on tty1 only"
 }
+
+# make_lvm DISK START_MIB SIZE_MIB ROOT_MIB SWAP_MIB TREE: a volume group vg0 with root (ext4, filled from TREE) and swap. LVM writes its
+# own metadata; no volume is ever activated, the filesystems are put where the metadata says.
+make_lvm() {
+    local disk=$1 start=$2 loop config pe_start
+    loop=$(losetup --find --show --offset $((start << 20)) --sizelimit $(($3 << 20)) "$disk")
+    config="devices { scan = \"/dev\" filter = [ \"a|^$loop\$|\", \"r|.*|\" ] global_filter = [ \"a|.*|\" ] use_devicesfile = 0
+        obtain_device_list_from_udev = 0 external_device_info_source = \"none\" }
+        backup { backup = 0 archive = 0 } global { locking_dir = \"$out/work\" event_activation = 0 }"
+    lvm_() { lvm "$1" --config "$config" --driverloaded n -qq "${@:2}" >>"$out/work/lvm.log" 2>&1; }
+    if ! { lvm_ pvcreate "$loop" && lvm_ vgcreate vg0 "$loop" && lvm_ lvcreate -an -Zn -Wn -n root -L "$4M" vg0 &&
+        lvm_ lvcreate -an -Zn -Wn -n swap -L "$5M" vg0 &&
+        pe_start=$(lvm pvs --config "$config" --driverloaded n --noheadings --nosuffix --units m -o pe_start "$loop" 2>/dev/null); }; then
+        losetup --detach "$loop"
+        cat "$out/work/lvm.log" >&2
+        return 1
+    fi
+    losetup --detach "$loop"
+    # The first volume starts at the first extent, the second where the first ends.
+    pe_start=${pe_start//[!0-9.]/}
+    make_ext4 "$disk" $((start + ${pe_start%.*})) "$4" root "$6"
+    make_swap "$disk" $((start + ${pe_start%.*} + $4)) "$5"
+}
+
+# UEFI, GPT, no fallback loader on the ESP, /boot on its own, root in LVM, systemd-networkd.
+guest_uefi_lvm() {
+    local mac=52:54:00:4b:56:03 boot=$out/work/boot esp_guid
+    local signed=/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed
+    debian_root grub-efi-amd64 grub-efi-amd64-signed lvm2
+    cat >"$root/etc/fstab" <<'END'
+/dev/mapper/vg0-root /         ext4 errors=remount-ro 0 1
+/dev/sda2            /boot     ext4 defaults          0 2
+/dev/sda1            /boot/efi vfat umask=0077        0 1
+/dev/mapper/vg0-swap none      swap sw                0 0
+END
+    cat >"$root/etc/systemd/network/10-lan.network" <<'END'
+[Match]
+Name=enp0s3
+
+[Network]
+Address=192.168.77.30/24
+Gateway=192.168.77.1
+ConfigureWithoutCarrier=yes
+END
+    in_root systemctl -q enable systemd-networkd
+    banner enp0s3
+    initramfs ahci sd_mod ext4 dm_mod
+    default_grub 'console=tty0 console=ttyS0,115200'
+    mkdir -p "$root/boot/grub/x86_64-efi" "$root/boot/efi"
+    cp /usr/lib/grub/x86_64-efi/*.{mod,lst} "$root/boot/grub/x86_64-efi/"
+    grub-editenv "$root/boot/grub/grubenv" create
+    grub_cfg ext2 gpt2 '' /dev/mapper/vg0-root 'console=tty0 console=ttyS0,115200' >"$root/boot/grub/grub.cfg"
+    esp_guid=$(uuid_for esp)
+    make_disk "$out/sda.raw" 2048 <<END
+label: gpt
+start=2048, size=131072, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, uuid=$esp_guid
+size=524288, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4
+type=E6D6D379-F507-44C2-A23C-238F2A3DF928
+END
+    make_esp "$out/sda.raw" 1 64
+    printf 'search.fs_uuid %s root \nset prefix=($root)/grub\nconfigfile $prefix/grub.cfg\n' "$(uuid_for boot)" >"$out/work/grub.cfg"
+    esp_copy "$out/sda.raw" 1 "$root$signed" EFI/debian/grubx64.efi
+    esp_copy "$out/sda.raw" 1 "$out/work/grub.cfg" EFI/debian/grub.cfg
+    python3 "$here/nvram.py" "$out/nvram.fd" 1 2048 131072 "$esp_guid" '\EFI\debian\grubx64.efi' debian
+    debian_finish
+    mkdir "$boot"
+    mv "$root"/boot/* "$boot/"
+    mkdir "$boot/efi.new" && mv -T "$boot/efi.new" "$boot/efi"
+    make_ext4 "$out/sda.raw" 65 256 boot "$boot"
+    make_lvm "$out/sda.raw" 321 1726 1588 128 "$root"
+    describe uefi sata 512 $mac "$kernel" "LVM vg0/root, /boot on sda2, static 192.168.77.30 on enp0s3 by systemd-networkd, nvram.fd boots EFI/debian"
+}
+
+# BIOS, GRUB, XFS, dracut, interface named by a persistent-net rule.
+guest_dracut_xfs() {
+    local mac=52:54:00:4b:56:04
+    debian_root dracut grub-pc xfsprogs
+    echo '/dev/sda1 / xfs defaults 0 0' >"$root/etc/fstab"
+    cat >"$root/etc/udev/rules.d/70-persistent-net.rules" <<END
+# PCI device 0x8086:0x100e (e1000)
+SUBSYSTEM=="net", ACTION=="add", DRIVERS=="e1000", ATTR{address}=="$mac", ATTR{dev_id}=="0x0", ATTR{type}=="1", NAME="eth0"
+END
+    cat >>"$root/etc/network/interfaces" <<'END'
+
+allow-hotplug eth0
+iface eth0 inet static
+    address 192.168.77.40/24
+    gateway 192.168.77.1
+END
+    banner eth0
+    printf 'hostonly="yes"\nhostonly_cmdline="no"\n' >"$root/etc/dracut.conf.d/10-machine.conf"
+    # What host-only mode finds on the old machine must be said here: its disk's controller, and that it is no guest of QEMU. Host-only mode wants
+    # /sys, /run and /dev to be mounts, but those of this host would tell it about the wrong machine.
+    in_root sh -c 'mount -t tmpfs tmpfs /sys && mount -t tmpfs tmpfs /run && mount --bind /dev /dev && exec dracut "$@"' dracut \
+        --quiet --force --hostonly --kver "$kernel" --drivers "ata_piix ata_generic ahci sd_mod xfs crc32c_generic" --filesystems xfs \
+        --omit "qemu qemu-net virtiofs" "/boot/initrd.img-$kernel" 2>"$out/work/dracut.log" || { cat "$out/work/dracut.log" >&2; return 1; }
+    no_virtio
+    default_grub 'console=tty0 console=ttyS0,115200'
+    make_disk "$out/sda.raw" 2048 <<<'label: dos
+        start=2048, type=83, bootable'
+    grub_bios "$out/sda.raw" xfs "$root"
+    grub_cfg xfs msdos1 /boot /dev/sda1 'console=tty0 console=ttyS0,115200' >"$root/boot/grub/grub.cfg"
+    debian_finish
+    python3 "$here/xfs-proto.py" "$root" >"$out/work/proto"
+    truncate -s 2047M "$out/work/xfs"
+    mkfs.xfs -q -L root -m "uuid=$(uuid_for root)" -p "$out/work/proto" "$out/work/xfs"
+    place "$out/work/xfs" "$out/sda.raw" 1
+    describe bios sata 512 $mac "$kernel" "dracut host-only initramfs, XFS, eth0 by a persistent-net rule for e1000, static 192.168.77.40"
+}

@@ -133,3 +133,106 @@ guest_mini() {
     make_ext4 "$out/sda.raw" 1 255 root "$tree"
     describe bios ide 256 52:54:00:4b:56:01 "$v" "busybox userland, static 192.168.77.10 on eth0, consoles ttyS0 and tty1"
 }
+
+# mini with two data disks: ext4 on /dev/sdb1, and a LUKS2 volume on /dev/sdc1 that holds an ext4.
+guest_luks_data() {
+    local tree=$out/work/root data=$out/work/data secret=$out/work/secret v
+    v=$(host_kernel)
+    mkdir -p "$tree" "$data" "$secret"
+    small_root "$tree" luks-data
+    small_kernel "$tree" "$v" zstd
+    mkdir "$tree/secret"
+    cat >"$tree/etc/fstab" <<'END'
+/dev/sda1          /       ext4 errors=remount-ro 0 1
+/dev/sdb1          /data   ext4 defaults          0 2
+/dev/mapper/secret /secret ext4 noauto,nofail     0 0
+END
+    echo 'secret /dev/sdc1 none luks,noauto' >"$tree/etc/crypttab"
+    make_disk "$out/sda.raw" 256 <<<'label: dos
+        start=2048, type=83, bootable'
+    grub_bios "$out/sda.raw" ext2 "$tree"
+    small_grub_cfg "$v" >"$tree/boot/grub/grub.cfg"
+    make_ext4 "$out/sda.raw" 1 255 root "$tree"
+
+    make_disk "$out/sdb.raw" 128 <<<'label: dos
+        start=2048, type=83'
+    seq 1 200000 >"$data/numbers"
+    make_ext4 "$out/sdb.raw" 1 127 data "$data"
+
+    # Half of --reduce-device-size becomes the header; the filesystem ends before the part that is cut off.
+    make_disk "$out/sdc.raw" 64 <<<'label: gpt
+        start=2048, size=126976, type=CA7D7CCB-63ED-4C53-861C-1742536059CC'
+    echo "the secret" >"$secret/secret"
+    truncate -s 62M "$out/work/luks"
+    make_ext4 "$out/work/luks" 0 46 secret "$secret"
+    printf %s $password >"$out/work/key"
+    cryptsetup reencrypt --encrypt --type luks2 --reduce-device-size 16M --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --uuid "$(uuid_for luks)" \
+        --key-file "$out/work/key" --batch-mode "$out/work/luks"
+    cryptsetup open --test-passphrase --key-file "$out/work/key" "$out/work/luks"
+    place "$out/work/luks" "$out/sdc.raw" 1
+    describe bios scsi-lsi 256 52:54:00:4b:56:05 "$v" "mini with /data on sdb1 and LUKS2 on sdc1, passphrase $password, in crypttab as secret"
+}
+
+# UEFI, GPT, systemd-boot with its kernel on the ESP, ext4 root on /dev/sda2.
+guest_sdboot() {
+    local tree=$out/work/root v id loader=/usr/lib/systemd/boot/efi/systemd-bootx64.efi
+    v=$(host_kernel)
+    id=$(uuid_for machine-id | tr -d -)
+    mkdir -p "$tree"
+    small_root "$tree" sdboot
+    small_kernel "$tree" "$v" gzip
+    mkdir "$tree/boot/efi"
+    echo "$id" >"$tree/etc/machine-id"
+    printf '/dev/sda2 / ext4 errors=remount-ro 0 1\n/dev/sda1 /boot/efi vfat umask=0077 0 1\n' >"$tree/etc/fstab"
+    make_disk "$out/sda.raw" 384 <<END
+label: gpt
+start=2048, size=196608, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, uuid=$(uuid_for esp)
+type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709
+END
+    make_esp "$out/sda.raw" 1 96
+    printf 'default %s-*\ntimeout 0\n' "$id" >"$out/work/loader.conf"
+    cat >"$out/work/entry.conf" <<END
+title      Debian GNU/Linux 12 (bookworm)
+version    $v
+machine-id $id
+options    root=/dev/sda2 ro console=tty0 console=ttyS0,115200
+linux      /$id/$v/linux
+initrd     /$id/$v/initrd.img-$v
+END
+    esp_copy "$out/sda.raw" 1 $loader EFI/systemd/systemd-bootx64.efi
+    esp_copy "$out/sda.raw" 1 $loader EFI/BOOT/BOOTX64.EFI
+    esp_copy "$out/sda.raw" 1 "$out/work/loader.conf" loader/loader.conf
+    esp_copy "$out/sda.raw" 1 "$out/work/entry.conf" "loader/entries/$id-$v.conf"
+    esp_copy "$out/sda.raw" 1 "$tree/boot/vmlinuz-$v" "$id/$v/linux"
+    esp_copy "$out/sda.raw" 1 "$tree/boot/initrd.img-$v" "$id/$v/initrd.img-$v"
+    make_ext4 "$out/sda.raw" 97 286 root "$tree"
+    python3 "$here/nvram.py" "$out/nvram.fd" 1 2048 196608 "$(uuid_for esp)" '\EFI\systemd\systemd-bootx64.efi' 'Linux Boot Manager'
+    describe uefi sata 512 52:54:00:4b:56:06 "$v" "busybox userland, kernel and loader entries on the ESP, root=/dev/sda2"
+}
+
+# BIOS, MBR, extlinux on the ext4 root /dev/sda1.
+guest_extlinux() {
+    local tree=$out/work/root v
+    v=$(host_kernel)
+    mkdir -p "$tree/boot/extlinux" "$out/work/mnt"
+    small_root "$tree" extlinux
+    small_kernel "$tree" "$v" xz
+    echo '/dev/sda1 / ext4 errors=remount-ro 0 1' >"$tree/etc/fstab"
+    cat >"$tree/boot/extlinux/extlinux.conf" <<END
+default linux
+timeout 1
+
+label linux
+    menu label Debian GNU/Linux 12
+    kernel /boot/vmlinuz-$v
+    append initrd=/boot/initrd.img-$v root=/dev/sda1 ro console=tty0 console=ttyS0,115200
+END
+    make_disk "$out/sda.raw" 256 <<<'label: dos
+        start=2048, type=83, bootable'
+    dd if=/usr/lib/EXTLINUX/mbr.bin of="$out/sda.raw" bs=440 count=1 conv=notrunc status=none
+    make_ext4 "$out/sda.raw" 1 255 root "$tree"
+    # extlinux writes the block numbers of its second stage into the boot sector, for which it wants a mounted filesystem.
+    unshare --mount sh -c 'mount -o loop,offset=1048576 "$0" "$1" && extlinux --install "$1/boot/extlinux"' \
+        "$out/sda.raw" "$out/work/mnt" >/dev/null 2>"$out/work/extlinux.log" || { cat "$out/work/extlinux.log" >&2; return 1; }
+    describe bios ide 256 52:54:00:4b:56:07 "$v" "busybox userland, extlinux, root=/dev/sda1"
+}
