@@ -157,6 +157,19 @@ TEST(NetworkNames, SeveralCardsByPciSlot) {
   EXPECT_EQ(warnings_of(plan), "");
 }
 
+TEST(NetworkNames, SeveralCardsByHotplugSlot) {
+  GuestTree tree;
+  add_udev(tree);
+  tree.file("/etc/network/interfaces", "iface ens160 inet dhcp\niface ens192 inet dhcp\n");
+  GuestInfo info = guest_with_cards({mac_a, mac_b});
+  info.machine.nics[0].hotplug_slot = 192;
+  info.machine.nics[1].hotplug_slot = 160;
+  const Plan plan = tree.run(info, linux_guest::network_names_step);
+  EXPECT_EQ(tree.read(link_dir + "ens160.link"), link_text("ens160", mac_b));
+  EXPECT_EQ(tree.read(link_dir + "ens192.link"), link_text("ens192", mac_a));
+  EXPECT_EQ(warnings_of(plan), "");
+}
+
 TEST(NetworkNames, SeveralCardsByOrderWithAWarning) {
   GuestTree tree;
   add_udev(tree);

@@ -80,7 +80,8 @@ Renamer find_renamer(const GuestInfo& info, const Draft& draft) {
 // --- which name belongs to which card ------------------------------------------------------------------------------
 
 struct Card {
-  std::string mac, pci, name;
+  std::string mac, pci, slot_name, name;
+  std::size_t place = 0; ///< among the machine's cards: the order in which the new hardware shows them
 };
 
 /// The PCI bus and slot that a name like enp2s1 tells, as the beginning of an address: "0000:02:01.".
@@ -101,9 +102,13 @@ std::string pci_of_name(std::string_view name) {
 
 std::vector<Card> cards_of(const GuestInfo& info) {
   std::vector<Card> cards;
-  for (const MachineNic& nic : info.machine.nics)
+  std::size_t place = 0;
+  for (const MachineNic& nic : info.machine.nics) {
+    const std::string slot_name = nic.hotplug_slot ? "ens" + std::to_string(*nic.hotplug_slot) : "";
     if (const std::string mac = normal_mac(nic.mac); !mac.empty())
-      cards.push_back({mac, nic.pci_address, {}});
+      cards.push_back({mac, nic.pci_address, slot_name, {}, place});
+    place++;
+  }
   if (std::all_of(cards.begin(), cards.end(), [](const Card& card) { return !card.pci.empty(); }))
     std::stable_sort(cards.begin(), cards.end(), [](const Card& a, const Card& b) { return a.pci < b.pci; });
   return cards;
@@ -130,7 +135,8 @@ std::vector<std::string> match_names(const NetworkConfig& config, std::vector<Ca
     std::erase(by_mac, ':');
     const auto fits = [&](const std::string& name) {
       const std::string pci = pci_of_name(name);
-      return name == by_mac || (!pci.empty() && card.pci.starts_with(pci));
+      return name == by_mac || (!card.slot_name.empty() && name == card.slot_name) ||
+             (!pci.empty() && card.pci.starts_with(pci));
     };
     const auto hit = std::find_if(open.begin(), open.end(), fits);
     if (card.name.empty() && hit != open.end()) {
@@ -277,10 +283,9 @@ void warn_of_patterns(const NetworkConfig& config, const Renamer& renamer, Draft
 }
 
 bool already_so(const std::vector<Card>& cards) {
-  for (std::size_t i = 0; i < cards.size(); i++)
-    if (!cards[i].name.empty() && cards[i].name != "eth" + std::to_string(i))
-      return false;
-  return true;
+  return std::all_of(cards.begin(), cards.end(), [](const Card& card) {
+    return card.name.empty() || card.name == "eth" + std::to_string(card.place);
+  });
 }
 
 } // namespace
