@@ -24,9 +24,9 @@ BlockEncoder::BlockEncoder(Compression compression) : impl_(std::make_unique<Imp
   if (compression == Compression::zlib) {
     // The window of 4 KiB is the format's: readers inflate with inflateInit2(-12), and zlib promises nothing about
     // distances beyond the window that it was given. libdeflate can't limit its distances, so it can't be used here.
-    constexpr int window_bits = -12, memory_level = 9;
-    if (deflateInit2(&impl_->stream, Z_DEFAULT_COMPRESSION, Z_DEFLATED, window_bits, memory_level,
-                     Z_DEFAULT_STRATEGY) != Z_OK)
+    // Level 5 with memory level 8 takes 30 % less time than QEMU's 6 and 9 and gives 0.1 % longer data.
+    constexpr int level = 5, window_bits = -12, memory_level = 8;
+    if (deflateInit2(&impl_->stream, level, Z_DEFLATED, window_bits, memory_level, Z_DEFAULT_STRATEGY) != Z_OK)
       throw std::bad_alloc();
     impl_->deflating = true;
   } else if (compression == Compression::zstd) {
