@@ -45,6 +45,23 @@ std::optional<ControllerType> controller_type(const std::string& type) {
   return found == types.end() ? std::nullopt : std::optional(found->second);
 }
 
+/// Where a registered disk lies; an absolute path of the machine's old place means the same file beside the settings or
+/// in their Snapshots folder.
+fs::path find_disk(const fs::path& path, const RegisteredDisk& disk, const std::string& what,
+                   const ReadOptions& options, std::vector<std::string>& notes) {
+  try {
+    return resolve_file(path, disk.location, what, options, notes);
+  } catch (const Error& error) {
+    const std::string name = disk.location.substr(disk.location.find_last_of("/\\") + 1);
+    const fs::path snapshot = fs::absolute(path).parent_path() / "Snapshots" / name;
+    std::error_code ignored;
+    if ((error.code() != "PATH_NOT_ALLOWED" && error.code() != "DISK_MISSING") || name.empty() ||
+        !fs::exists(snapshot, ignored))
+      throw;
+    return resolve_file(path, "Snapshots/" + name, what, options, notes);
+  }
+}
+
 /// Every parent of the attached difference must be there.
 void check_parents(const fs::path& path, const Registry& registry, const RegisteredDisk& disk, const std::string& what,
                    const ReadOptions& options, std::vector<std::string>& notes) {
@@ -52,7 +69,7 @@ void check_parents(const fs::path& path, const Registry& registry, const Registe
   for (std::size_t depth = 0; !parent.empty() && depth <= registry.size(); depth++) {
     const RegisteredDisk& base = registry.at(parent);
     try {
-      resolve_file(path, base.location, "parent of " + what, options, notes);
+      find_disk(path, base, "parent of " + what, options, notes);
     } catch (const Error& error) {
       if (error.code() != "DISK_MISSING" && error.code() != "PATH_NOT_ALLOWED")
         throw;
@@ -85,7 +102,7 @@ void read_attached(const fs::path& path, const XmlElement& device, const Registr
                 path.string() + ": the disk at " + what + " is not registered in the machine's settings",
                 "uuid " + uuid, "export the machine as an OVA, or give the disk image itself");
   MachineDisk disk;
-  disk.path = resolve_file(path, registered->second.location, "disk at " + what, options, machine.notes);
+  disk.path = find_disk(path, registered->second, "disk at " + what, options, machine.notes);
   check_parents(path, registry, registered->second, "the disk at " + what, options, machine.notes);
   disk.format = format_of(registered->second.format);
   disk.controller = type;
