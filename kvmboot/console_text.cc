@@ -31,7 +31,7 @@ std::size_t utf8_length(std::string_view text, std::size_t at) {
 
 } // namespace
 
-std::string printable(std::string_view text) {
+std::string plain_text(std::string_view text) {
   std::string out;
   out.reserve(text.size());
   for (std::size_t i = 0; i < text.size();) {
@@ -52,7 +52,7 @@ void ConsoleText::flush(const LineSink& line) {
   carriage_return_ = false;
   if (partial_.empty())
     return;
-  const std::string whole = printable(partial_);
+  const std::string whole = plain_text(partial_);
   partial_.clear();
   if (!whole.empty())
     line(whole);

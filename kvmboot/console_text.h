@@ -36,6 +36,6 @@ class ConsoleText {
 };
 
 /// `text` as valid UTF-8 without control characters: bytes that are neither become '?'.
-std::string printable(std::string_view text);
+std::string plain_text(std::string_view text);
 
 } // namespace kvmport

@@ -146,7 +146,7 @@ void Judge::State::text(ConsoleText& console, const Evidence& evidence, std::str
       recent.pop_front();
   });
   if (!console.partial().empty())
-    look(printable(console.partial()), false, source, evidence.at);
+    look(plain_text(console.partial()), false, source, evidence.at);
 }
 
 void Judge::State::screen_changed(const Evidence& evidence) {
@@ -154,7 +154,7 @@ void Judge::State::screen_changed(const Evidence& evidence) {
   std::string_view rest = evidence.text;
   while (!rest.empty()) {
     const std::size_t end = std::min(rest.find('\n'), rest.size());
-    std::string line = printable(rest.substr(0, end));
+    std::string line = plain_text(rest.substr(0, end));
     rest.remove_prefix(std::min(end + 1, rest.size()));
     line.erase(line.find_last_not_of(' ') + 1);
     if (line.empty())
@@ -222,7 +222,7 @@ Diagnosis Judge::State::diagnose(const EngineOutcome& outcome) const {
   if (outcome.end == End::engine_failed) {
     Diagnosis d = plain("ENGINE_FAILED");
     if (!outcome.detail.empty())
-      d.lines = {printable(outcome.detail)};
+      d.lines = {plain_text(outcome.detail)};
     return d;
   }
   if (outcome.end == End::interrupted)
@@ -285,6 +285,10 @@ bool Judge::feed(const Evidence& evidence) {
   return !(s.proven || s.settled || s.hung || s.powered_off || s.faulted || s.resets >= resets_of_a_loop);
 }
 
+const std::vector<MilestoneHit>& Judge::reached() const {
+  return state_->reached;
+}
+
 Verdict Judge::verdict(const EngineOutcome& outcome) const {
   Verdict v;
   v.proven = state_->proven;
@@ -292,8 +296,11 @@ Verdict Judge::verdict(const EngineOutcome& outcome) const {
   v.reached = state_->reached;
   v.wall = outcome.wall;
   v.cpu = outcome.cpu;
-  if (!v.proven)
+  if (!v.proven) {
     v.diagnosis = state_->diagnose(outcome);
+    if (!outcome.detail.empty() && outcome.end != EngineOutcome::End::engine_failed)
+      v.diagnosis->lines.push_back(plain_text(outcome.detail));
+  }
   return v;
 }
 

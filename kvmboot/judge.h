@@ -52,6 +52,8 @@ class Judge {
   Judge& operator=(const Judge&) = delete;
   /// Returns true while more evidence is wanted.
   bool feed(const Evidence& evidence);
+  /// So far, in the order of milestones.
+  const std::vector<MilestoneHit>& reached() const;
   Verdict verdict(const EngineOutcome& outcome) const;
 
  private:

@@ -28,6 +28,11 @@ struct Probe {
 
 /// Runs the probe. Throws nothing.
 Probe probe_kvm();
+/// The same on another device node than /dev/kvm.
+Probe probe_kvm(const std::filesystem::path& device);
+struct KvmTrial;
+/// What a trial (kvm_trial.h) of `device` says.
+Probe classify(const KvmTrial& trial, const std::string& device);
 /// The probe's result for this process: run once, on the first call. Thread-safe.
 const Probe& host_probe();
 /// "full", "emulated" or "none".
