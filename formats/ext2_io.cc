@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "formats/ext2_io.h"
+
+#include <cstdio>
+#include <list>
+#include <unordered_map>
+
+namespace kvmport {
+
+/// What an io_channel's private_data points to.
+struct Ext2Handle::Device {
+  static constexpr std::uint64_t piece = 64U << 10;
+  static constexpr std::size_t pieces_kept = 256;
+
+  const Image* image = nullptr;
+  Overlay* overlay = nullptr; ///< null: read-only
+  Range range;
+  struct Piece {
+    Bytes bytes;
+    std::list<std::uint64_t>::iterator age;
+  };
+  std::unordered_map<std::uint64_t, Piece> cache;
+  std::list<std::uint64_t> order; ///< newest first
+
+  void read(std::uint64_t offset, std::span<std::byte> out);
+  void write(std::uint64_t offset, ByteSpan data);
+  bool inside(std::uint64_t offset, std::uint64_t length) const {
+    return offset <= range.length && length <= range.length - offset;
+  }
+
+ private:
+  const Bytes& piece_at(std::uint64_t index);
+};
+
+const Bytes& Ext2Handle::Device::piece_at(std::uint64_t index) {
+  if (auto found = cache.find(index); found != cache.end()) {
+    order.splice(order.begin(), order, found->second.age);
+    return found->second.bytes;
+  }
+  Bytes bytes(std::min(piece, range.length - index * piece));
+  image->read(range.offset + index * piece, bytes);
+  if (cache.size() >= pieces_kept) {
+    cache.erase(order.back());
+    order.pop_back();
+  }
+  order.push_front(index);
+  return cache.emplace(index, Piece{std::move(bytes), order.begin()}).first->second.bytes;
+}
+
+void Ext2Handle::Device::read(std::uint64_t offset, std::span<std::byte> out) {
+  for (std::size_t done = 0; done < out.size();) {
+    const std::uint64_t at = offset + done;
+    const Bytes& bytes = piece_at(at / piece);
+    const std::size_t from = at % piece;
+    const std::size_t n = std::min(out.size() - done, bytes.size() - from);
+    std::memcpy(out.data() + done, bytes.data() + from, n);
+    done += n;
+  }
+}
+
+void Ext2Handle::Device::write(std::uint64_t offset, ByteSpan data) {
+  overlay->write(range.offset + offset, data);
+  for (std::size_t done = 0; done < data.size();) {
+    const std::uint64_t at = offset + done;
+    const std::size_t from = at % piece;
+    const std::size_t n = std::min<std::size_t>(data.size() - done, piece - from);
+    if (auto found = cache.find(at / piece); found != cache.end())
+      std::memcpy(found->second.bytes.data() + from, data.data() + done, n);
+    done += n;
+  }
+}
+
+namespace {
+
+/// io_manager callbacks are C: an exception of ours becomes an errcode_t.
+template <typename Body> errcode_t guarded(Body body) noexcept {
+  try {
+    body();
+    return 0;
+  } catch (const std::exception&) {
+    return EIO;
+  }
+}
+
+} // namespace
+
+struct Ext2Io {
+  template <typename Device> struct Calls {
+    static Device* device(io_channel channel) { return static_cast<Device*>(channel->private_data); }
+
+    static std::uint64_t bytes(io_channel channel, int count) {
+      return count < 0 ? static_cast<std::uint64_t>(-static_cast<std::int64_t>(count))
+                       : static_cast<std::uint64_t>(count) * static_cast<std::uint64_t>(channel->block_size);
+    }
+
+    static errcode_t open(const char* name, int, io_channel* channel) {
+      void* device = nullptr;
+      if (std::sscanf(name, "%p", &device) != 1) // NOLINT(cert-err34-c): the name was printed with %p by open_handle()
+        return EINVAL;
+      auto* c = static_cast<io_channel>(std::calloc(1, sizeof(struct_io_channel)));
+      if (c == nullptr)
+        return ENOMEM;
+      c->magic = EXT2_ET_MAGIC_IO_CHANNEL;
+      c->manager = manager();
+      c->name = ::strdup("kvmport");
+      c->block_size = 1024;
+      c->refcount = 1;
+      c->private_data = device;
+      *channel = c;
+      return 0;
+    }
+
+    static errcode_t close(io_channel channel) {
+      if (--channel->refcount > 0)
+        return 0;
+      std::free(channel->name);
+      std::free(channel);
+      return 0;
+    }
+
+    static errcode_t set_blksize(io_channel channel, int size) {
+      channel->block_size = size;
+      return 0;
+    }
+
+    static errcode_t read64(io_channel channel, unsigned long long block, int count, void* data) {
+      Device* d = device(channel);
+      const std::uint64_t length = bytes(channel, count);
+      std::uint64_t offset = 0;
+      if (__builtin_mul_overflow(block, static_cast<std::uint64_t>(channel->block_size), &offset) ||
+          !d->inside(offset, length))
+        return EXT2_ET_SHORT_READ;
+      return guarded([&] { d->read(offset, {static_cast<std::byte*>(data), length}); });
+    }
+
+    static errcode_t write64(io_channel channel, unsigned long long block, int count, const void* data) {
+      Device* d = device(channel);
+      const std::uint64_t length = bytes(channel, count);
+      std::uint64_t offset = 0;
+      if (d->overlay == nullptr)
+        return EROFS;
+      if (__builtin_mul_overflow(block, static_cast<std::uint64_t>(channel->block_size), &offset) ||
+          !d->inside(offset, length))
+        return EXT2_ET_SHORT_WRITE;
+      return guarded([&] { d->write(offset, {static_cast<const std::byte*>(data), length}); });
+    }
+
+    static errcode_t read(io_channel channel, unsigned long block, int count, void* data) {
+      return read64(channel, block, count, data);
+    }
+    static errcode_t write(io_channel channel, unsigned long block, int count, const void* data) {
+      return write64(channel, block, count, data);
+    }
+    static errcode_t write_byte(io_channel channel, unsigned long offset, int count, const void* data) {
+      Device* d = device(channel);
+      if (d->overlay == nullptr)
+        return EROFS;
+      if (count < 0 || !d->inside(offset, static_cast<std::uint64_t>(count)))
+        return EXT2_ET_SHORT_WRITE;
+      return guarded([&] { d->write(offset, {static_cast<const std::byte*>(data), static_cast<std::size_t>(count)}); });
+    }
+    static errcode_t flush(io_channel) { return 0; }
+    static errcode_t set_option(io_channel, const char*, const char*) { return EXT2_ET_INVALID_ARGUMENT; }
+
+    static io_manager manager() {
+      static const std::unique_ptr<struct_io_manager> instance = [] {
+        auto m = std::make_unique<struct_io_manager>();
+        m->magic = EXT2_ET_MAGIC_IO_MANAGER;
+        m->name = "kvmport image";
+        m->open = open;
+        m->close = close;
+        m->set_blksize = set_blksize;
+        m->read_blk = read;
+        m->write_blk = write;
+        m->flush = flush;
+        m->write_byte = write_byte;
+        m->set_option = set_option;
+        m->read_blk64 = read64;
+        m->write_blk64 = write64;
+        return m;
+      }();
+      return instance.get();
+    }
+  };
+};
+
+std::string ext2_error(errcode_t error) {
+  static const bool registered = (::initialize_ext2_error_table(), true);
+  return registered ? ::error_message(error) : "";
+}
+
+Ext2Handle::Ext2Handle(std::unique_ptr<Device> device) : device_(std::move(device)) {
+  if (device_->range.length < 2048 || device_->range.end() > device_->image->size())
+    throw Error("IMAGE_CORRUPT", "a filesystem's range lies outside of its disk");
+  char name[32];
+  std::snprintf(name, sizeof name, "%p", static_cast<void*>(device_.get()));
+  int flags = EXT2_FLAG_64BITS;
+  if (device_->overlay != nullptr)
+    flags |= EXT2_FLAG_RW;
+  if (errcode_t error = ::ext2fs_open(name, flags, 0, 0, Ext2Io::Calls<Device>::manager(), &fs_); error != 0)
+    throw Error("GUEST_READ_FAILED", "an ext filesystem could not be opened", ext2_error(error));
+  // A superblock may claim any size; tables are sized by it.
+  const std::uint64_t claimed = ext2fs_blocks_count(fs_->super);
+  if (claimed > device_->range.length / fs_->blocksize) {
+    ::ext2fs_free(fs_);
+    fs_ = nullptr;
+    throw Error("IMAGE_CORRUPT", "an ext filesystem claims more blocks than its partition has",
+                std::to_string(claimed) + " blocks of " + std::to_string(device_->range.length) + " bytes");
+  }
+}
+
+Ext2Handle Ext2Handle::open(const Image& disk, Range range) {
+  auto device = std::make_unique<Device>();
+  device->image = &disk;
+  device->range = range;
+  return Ext2Handle(std::move(device));
+}
+
+Ext2Handle Ext2Handle::open_writable(Overlay& disk, Range range) {
+  auto device = std::make_unique<Device>();
+  device->image = &disk;
+  device->overlay = &disk;
+  device->range = range;
+  return Ext2Handle(std::move(device));
+}
+
+Ext2Handle::Ext2Handle(Ext2Handle&& other) noexcept
+    : device_(std::move(other.device_)), fs_(std::exchange(other.fs_, nullptr)) {}
+
+Ext2Handle::~Ext2Handle() {
+  if (fs_ != nullptr)
+    ::ext2fs_free(fs_);
+}
+
+void Ext2Handle::close() {
+  if (fs_ == nullptr)
+    return;
+  if (errcode_t error = ::ext2fs_close_free(&fs_); error != 0)
+    throw Error("GUEST_WRITE_FAILED", "an ext filesystem could not be closed", ext2_error(error));
+}
+
+} // namespace kvmport

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shows a byte range of one of our disks to libext2fs as its block device. Reads go through a small cache of aligned
+// pieces, because libext2fs asks block by block and a compressed image answers in whole grains.
+#pragma once
+
+#include "formats/overlay.h"
+
+#include <ext2fs/ext2fs.h>
+#include <memory>
+
+namespace kvmport {
+
+/// An ext2/3/4 filesystem opened by libext2fs. One thread at a time.
+class Ext2Handle {
+ public:
+  /// Reads only: writes of libext2fs fail.
+  static Ext2Handle open(const Image& disk, Range range);
+  /// Reads and writes; the writes go to the overlay.
+  static Ext2Handle open_writable(Overlay& disk, Range range);
+
+  Ext2Handle(Ext2Handle&& other) noexcept;
+  Ext2Handle(const Ext2Handle&) = delete;
+  Ext2Handle& operator=(const Ext2Handle&) = delete;
+  Ext2Handle& operator=(Ext2Handle&&) = delete;
+  /// Without close(), changes that libext2fs still holds in memory are dropped.
+  ~Ext2Handle();
+
+  /// Writes what libext2fs holds (bitmaps, group descriptors, superblock) and closes. Errors: GUEST_WRITE_FAILED.
+  void close();
+  ext2_filsys get() const { return fs_; }
+
+ private:
+  struct Device;
+  explicit Ext2Handle(std::unique_ptr<Device> device);
+  std::unique_ptr<Device> device_;
+  ext2_filsys fs_ = nullptr;
+};
+
+/// Text of a libext2fs error.
+std::string ext2_error(errcode_t error);
+
+} // namespace kvmport
