@@ -28,17 +28,10 @@ TEST(OvfSamples, VirtManager) {
   } rows[] = {
       {"test1.ovf", "test.ovf", 777ULL << 20, 3, {"test.ovf-disk1.vmdk", "testfile"}, ControllerType::scsi, 1, false},
       {"test2.ovf", "w2k3 32bit", 1ULL << 30, 1, {"w2k3 32bit-disk1.vmdk"}, ControllerType::scsi, 1, false},
-      {"test_gzip.ovf",
-       "test_gzip.ovf",
-       512ULL << 20,
-       1,
-       {"test_gzip.ovf-disk1.vmdk.gz"},
-       ControllerType::scsi,
-       0,
-       true},
+      {"test_gzip.ovf", "test_gzip.ovf", 4ULL << 30, 1, {"test_gzip.ovf-disk1.vmdk.gz"}, ControllerType::scsi, 0, true},
       {"ovf_directory/CentOS-6.4-i386-Gnome.ovf",
        "CentOS-6.4-i386-Gnome",
-       0,
+       512ULL << 20,
        1,
        {"CentOS-6.4-i386-Gnome-disk1.vmdk"},
        ControllerType::sata,
@@ -53,9 +46,7 @@ TEST(OvfSamples, VirtManager) {
       touch(dir.path() / disk);
     const Machine m = read_ovf(dir.path() / "vm.ovf");
     EXPECT_EQ(m.name, row.name);
-    if (row.memory != 0) {
-      EXPECT_EQ(m.memory, row.memory);
-    }
+    EXPECT_EQ(m.memory, row.memory);
     EXPECT_EQ(m.cpu.count(), row.cpus);
     ASSERT_EQ(m.disks.size(), row.disks.size());
     for (std::size_t i = 0; i < row.disks.size(); i++)
