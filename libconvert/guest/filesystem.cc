@@ -9,6 +9,10 @@ std::optional<std::string> GuestFilesystem::try_read(const std::string& path, st
   return read(path, limit);
 }
 
+std::string GuestFilesystem::read_head(const std::string& path, std::size_t bytes) const {
+  return read(path).substr(0, bytes);
+}
+
 std::optional<FreeSpace> GuestFilesystem::free_space(const std::string&) const {
   return std::nullopt;
 }

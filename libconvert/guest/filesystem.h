@@ -41,6 +41,8 @@ class GuestFilesystem {
   virtual std::vector<std::string> list(const std::string& directory) const = 0;
   /// The whole file; Error GUEST_FILE_TOO_LARGE past `limit`.
   virtual std::string read(const std::string& path, std::uint64_t limit = 512U << 20) const = 0;
+  /// The first bytes of a file, fewer when it is shorter.
+  virtual std::string read_head(const std::string& path, std::size_t bytes) const;
   virtual std::string readlink(const std::string& path) const = 0;
   /// The path with every link resolved inside the guest.
   virtual std::string realpath(const std::string& path) const = 0;
