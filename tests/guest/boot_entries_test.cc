@@ -251,14 +251,16 @@ TEST(DeviceMap, GoesAsideAndDebconfIsNoted) {
   GuestTree tree;
   tree.file("/boot/grub/device.map", "(hd0)\t/dev/sda\n")
       .file("/boot/grub2/device.map", "# nothing stale\n")
+      .file("/etc/default/grub_installdevice", "/dev/disk/by-id/ata-VBOX_1\nactivate\n")
       .file("/var/cache/debconf/config.dat", "Name: grub-pc/install_devices\nTemplate: grub-pc/install_devices\n"
                                              "Value: /dev/disk/by-id/ata-VBOX_1\nOwners: grub-pc\n\n");
   const Plan plan = tree.run(one_disk_guest(), linux_guest::device_map_step);
   EXPECT_FALSE(tree.exists("/boot/grub/device.map"));
   EXPECT_EQ(tree.read("/boot/grub/device.map.before-kvmport"), "(hd0)\t/dev/sda\n");
   EXPECT_TRUE(tree.exists("/boot/grub2/device.map"));
-  ASSERT_EQ(plan.notes.size(), 1U);
-  EXPECT_THAT(plan.notes[0], HasSubstr("dpkg-reconfigure grub-pc"));
+  ASSERT_EQ(plan.notes.size(), 2U);
+  EXPECT_THAT(plan.notes[0], HasSubstr("yast2 bootloader"));
+  EXPECT_THAT(plan.notes[1], HasSubstr("dpkg-reconfigure grub-pc"));
 }
 
 } // namespace

@@ -122,6 +122,33 @@ TEST(DeviceNames, LinksOfSeveralDisksGoByPlaceOrSerial) {
   EXPECT_THAT(warnings_of(unknown), HasSubstr(stranger + " is a name of the old hardware"));
 }
 
+TEST(DeviceNames, TheGuestsOwnFstabShowsThatDisksWereSwapped) {
+  GuestInfo info = two_disks(ControllerType::scsi);
+  info.root_device = "/dev/sda1";
+  GuestTree tree;
+  tree.file("/etc/fstab", "/dev/sdb1 / ext4 defaults 0 1\n/dev/sda1 /data ext4 defaults 0 2\n");
+  const Plan plan = tree.run(info, linux_guest::fstab_step);
+  EXPECT_EQ(tree.read("/etc/fstab"),
+            "UUID=" + fs_uuid(0, 1) + " / ext4 defaults 0 1\nUUID=" + fs_uuid(1, 1) + " /data ext4 defaults 0 2\n");
+  EXPECT_THAT(warnings_of(plan), HasSubstr("/etc/fstab line 1: /dev/sdb1 was taken for UUID=" + fs_uuid(0, 1)));
+  // The boot entries, planned after fstab has its new names, agree.
+  GuestTree all;
+  all.file("/etc/fstab", "/dev/sdb1 / ext4 defaults 0 1\n")
+      .file("/boot/grub/grub.cfg", "linux /v root=/dev/sdb1\ninitrd /i\n");
+  all.run(info, {{"fstab", linux_guest::fstab_step}, {"boot", linux_guest::boot_entries_step}});
+  EXPECT_EQ(all.read("/boot/grub/grub.cfg"), "linux /v root=UUID=" + fs_uuid(0, 1) + "\ninitrd /i\n");
+}
+
+TEST(DeviceNames, CloudLinks) {
+  const GuestInfo info = one_disk_guest();
+  Plan plan;
+  EXPECT_EQ(rewritten(info, "/dev/disk/azure/root-part1 /dev/disk/cloud/azure_root-part1", plan), u1 + " " + u1);
+  EXPECT_EQ(warnings_of(plan), "");
+  const std::string temporary = "/dev/disk/cloud/azure_resource-part1";
+  EXPECT_EQ(rewritten(info, temporary, plan), temporary); // a disk that is not of this machine
+  EXPECT_THAT(warnings_of(plan), HasSubstr(temporary));
+}
+
 TEST(DeviceNames, UnknownDevicesStayAndAreNamed) {
   const GuestInfo info = one_disk_guest();
   for (const char* text : {"/dev/sdb1", "/dev/sda9", "/dev/sda"}) {

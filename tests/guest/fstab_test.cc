@@ -64,6 +64,23 @@ TEST(Fstab, UnknownDeviceIsNamedByFileAndLine) {
   EXPECT_THAT(warnings_of(plan), HasSubstr("/etc/fstab line 2: /dev/sdq1 is a name of the old hardware"));
 }
 
+TEST(Fstab, SharedFoldersOfTheOldHypervisorAreNoLongerMounted) {
+  GuestTree tree;
+  tree.file("/etc/fstab", ".host:/ /mnt/hgfs fuse.vmhgfs-fuse allow_other 0 0\nshare /mnt/s vboxsf defaults 0 0\n");
+  const Plan plan = tree.run(one_disk_guest(), linux_guest::fstab_step);
+  EXPECT_EQ(tree.read("/etc/fstab"),
+            "# .host:/ /mnt/hgfs fuse.vmhgfs-fuse allow_other 0 0\n# share /mnt/s vboxsf defaults 0 0\n");
+  EXPECT_EQ(plan.notes.size(), 2U);
+}
+
+TEST(Fstab, ContentsThatDoNotFitTheLineAreWarnedOf) {
+  GuestTree tree;
+  tree.file("/etc/fstab", "/dev/sda1 /data xfs defaults 0 2\n/dev/sda1 /old ext3 defaults 0 2\n");
+  const Plan plan = tree.run(one_disk_guest(), linux_guest::fstab_step);
+  ASSERT_EQ(plan.warnings.size(), 1U);
+  EXPECT_THAT(plan.warnings[0], HasSubstr("line 1: the line says xfs, but /dev/sda1 holds ext4"));
+}
+
 TEST(Fstab, StableFstabIsNotTouched) {
   GuestTree tree;
   tree.file("/etc/fstab", "LABEL=cloudimg-rootfs\t/\t ext4\tdiscard,errors=remount-ro\t0 1\n"

@@ -256,6 +256,14 @@ TEST(NetworkNames, WithoutMacsThereIsAWarning) {
   EXPECT_THAT(warnings_of(no_mac), HasSubstr("no MAC address"));
 }
 
+TEST(NetworkNames, ConfigurationForACardThatIsNotThere) {
+  GuestTree tree;
+  add_udev(tree);
+  tree.file("/etc/sysconfig/network-scripts/ifcfg-lan", "HWADDR=00:50:56:00:00:09\nBOOTPROTO=dhcp\n");
+  const Plan plan = tree.run(guest_with_cards({mac_a}), linux_guest::network_names_step);
+  EXPECT_THAT(warnings_of(plan), HasSubstr("ifcfg-lan: this configuration is for the MAC address 00:50:56:00:00:09"));
+}
+
 TEST(NetworkNames, PatternsAndDriversThatNoLongerFit) {
   GuestTree tree;
   add_udev(tree);

@@ -115,6 +115,7 @@ TEST(SerialConsole, StaysQuietAndReachesTheGeneratorsFiles) {
            "console=ttyS0,115200n8\n\tinitrd /i\n}\n"},
           {"/etc/default/grub", "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\nGRUB_CMDLINE_LINUX=\"\"\n",
            "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\nGRUB_CMDLINE_LINUX=\"console=tty0 console=ttyS0,115200n8\"\n"},
+          {"/etc/securetty", "console\ntty1\n", "console\ntty1\nttyS0\n"},
           {"/etc/kernel/cmdline", "root=UUID=1 ro\n", "root=UUID=1 ro console=tty0 console=ttyS0,115200n8\n"},
           {"/boot/grub/menu.lst", "title x\nkernel /v console=tty0 console=ttyS0,9600\ninitrd /i\n",
            "title x\nkernel /v console=tty0 console=ttyS0,9600\ninitrd /i\n"},

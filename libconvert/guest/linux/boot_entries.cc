@@ -34,6 +34,15 @@ void note_grub_drives(const BootConfig& config, Draft& draft) {
     }
 }
 
+/// Whether a word of `text` is a name of the old hardware.
+bool names_bus_device(std::string_view text) {
+  for (const std::string& line : split_lines(text))
+    for (const Word& word : split_words(line_body(line)))
+      if (DeviceTranslator::depends_on_bus(word.text))
+        return true;
+  return false;
+}
+
 /// A unified kernel image carries its own command line; it is signed or measured, so it can't be edited.
 void check_unified_kernel(const std::string& path, Draft& draft) {
   const auto image = draft.try_read(path);
@@ -63,7 +72,7 @@ void boot_entries_step(const GuestInfo& info, Draft& draft) {
                 draft.exists("/etc/lilo.conf")
                     ? "LILO keeps its entries in disk sectors: install GRUB in the guest first"
                     : "use --disk-only to copy the disks without changes");
-  const DeviceTranslator devices(info);
+  const DeviceTranslator devices(info, draft.guest());
   for (const BootConfig& config : configs) {
     rewrite_names(config, devices, true, draft, "the kernel was told devices by names that change with the bus");
     note_grub_drives(config, draft);
@@ -73,7 +82,7 @@ void boot_entries_step(const GuestInfo& info, Draft& draft) {
 }
 
 void cmdline_sources_step(const GuestInfo& info, Draft& draft) {
-  const DeviceTranslator devices(info);
+  const DeviceTranslator devices(info, draft.guest());
   const bool initramfs = info.kernels.empty() || std::any_of(info.kernels.begin(), info.kernels.end(),
                                                              [](const Kernel& k) { return !k.initramfs.empty(); });
   for (const BootConfig& config : find_cmdline_sources(draft)) {
@@ -99,16 +108,14 @@ void cmdline_sources_step(const GuestInfo& info, Draft& draft) {
 void device_map_step(const GuestInfo&, Draft& draft) {
   for (const char* path : {"/boot/grub/device.map", "/boot/grub2/device.map"})
     if (const auto text = draft.try_read(path)) {
-      const auto lines = split_lines(*text);
-      const bool stale = std::any_of(lines.begin(), lines.end(), [](const std::string& line) {
-        const auto words = split_words(line_body(line));
-        return words.size() == 2 && DeviceTranslator::depends_on_bus(words[1].text);
-      });
-      if (stale)
+      if (names_bus_device(*text))
         draft.rename(
             path, path + std::string(aside_suffix),
             "it maps BIOS drives to the old disks' names; grub-install finds the disks itself when it is gone");
     }
+  if (const auto text = draft.try_read("/etc/default/grub_installdevice"); text && names_bus_device(*text))
+    draft.note("/etc/default/grub_installdevice names the old disk; run yast2 bootloader in the guest once, so that "
+               "updates of GRUB install it on the new one");
   const auto debconf = draft.try_read("/var/cache/debconf/config.dat");
   const std::size_t at = debconf ? debconf->find("Name: grub-pc/install_devices\n") : std::string::npos;
   if (at == std::string::npos)

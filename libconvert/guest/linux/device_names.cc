@@ -73,6 +73,20 @@ std::optional<KernelName> parse_kernel_name(std::string_view path) {
 }
 
 constexpr std::string_view by_path = "/dev/disk/by-path/", by_id = "/dev/disk/by-id/";
+/// Links that Azure's udev rules make.
+constexpr std::string_view azure = "/dev/disk/azure/", cloud = "/dev/disk/cloud/";
+
+bool is_link(std::string_view name) {
+  return name.starts_with(by_path) || name.starts_with(by_id) || name.starts_with(azure) || name.starts_with(cloud);
+}
+
+/// "/dev/sdb3" → "sdb": the part of a kernel name that names the disk.
+std::string_view disk_part(std::string_view path) {
+  std::string_view name = path.substr(5);
+  if (name.starts_with("nvme"))
+    return name.substr(0, name.find('p'));
+  return name.substr(0, name.find_first_of("0123456789"));
+}
 
 /// by-id names that udev makes of what is on the disk, not of the controller.
 bool is_stable_id(std::string_view id) {
@@ -124,8 +138,47 @@ bool is_name_char(char c) {
 
 DeviceTranslator::DeviceTranslator(const GuestInfo& info) : info_(info) {}
 
+DeviceTranslator::DeviceTranslator(const GuestInfo& info, const GuestFilesystem& guest) : info_(info) {
+  if (info.machine.disks.size() > 1)
+    learn_from_root(guest);
+}
+
+void DeviceTranslator::learn_from_root(const GuestFilesystem& guest) {
+  const BlockDevice* root = nullptr;
+  for (const BlockDevice& device : info_.devices)
+    if (device.source_name == info_.root_device && device.disk >= 0)
+      root = &device;
+  const auto text = guest.try_read("/etc/fstab");
+  if (!root || !text)
+    return;
+  for (const std::string& line : split_lines(*text)) {
+    const auto words = split_words(line_body(line));
+    if (words.size() < 2 || words[0].text.starts_with('#') || words[1].text != "/")
+      continue;
+    const auto name = parse_kernel_name(words[0].text);
+    if (!name || name->partition != root->partition)
+      return;
+    const Found expected = by_kernel_name(words[0].text);
+    if (expected.device == root && expected.doubt.empty())
+      return;
+    const std::string disk(disk_part(words[0].text));
+    learned_[disk] = root->disk;
+    if (info_.machine.disks.size() != 2)
+      return;
+    // With two disks the other name is the other disk.
+    std::string other = disk;
+    const std::size_t letter = name->family == "nvme" ? 4 : disk.size() - 1;
+    const char first = name->family == "nvme" ? '0' : 'a';
+    if (disk[letter] == first || disk[letter] == first + 1) {
+      other[letter] = static_cast<char>(disk[letter] == first ? first + 1 : first);
+      learned_[other] = 1 - root->disk;
+    }
+    return;
+  }
+}
+
 bool DeviceTranslator::depends_on_bus(std::string_view name) {
-  if (name.starts_with(by_path))
+  if (name.starts_with(by_path) || name.starts_with(azure) || name.starts_with(cloud))
     return true;
   if (name.starts_with(by_id))
     return !is_stable_id(name.substr(by_id.size()));
@@ -140,6 +193,11 @@ const BlockDevice* DeviceTranslator::of_disk(int disk, unsigned partition) const
 }
 
 DeviceTranslator::Found DeviceTranslator::by_kernel_name(std::string_view name) const {
+  if (!learned_.empty() && name.size() > 5)
+    if (const auto hit = learned_.find(disk_part(name)); hit != learned_.end())
+      if (const auto parsed = parse_kernel_name(name))
+        return {of_disk(hit->second, parsed->partition),
+                "the guest's own fstab shows that it numbered the disks otherwise than the machine's description"};
   for (const BlockDevice& device : info_.devices)
     if (device.source_name == name)
       return {&device, {}};
@@ -179,6 +237,8 @@ DeviceTranslator::Found DeviceTranslator::by_link_name(std::string_view name) co
       link = link.substr(0, at);
     }
   const auto& disks = info_.machine.disks;
+  if (name.starts_with(azure) || name.starts_with(cloud)) // others are temporary disks, or by their place
+    return link == "root" || link == "azure_root" ? Found{of_disk(0, partition), {}} : Found{};
   if (disks.size() == 1)
     return {of_disk(0, partition), {}};
   if (name.starts_with(by_id)) {
@@ -217,7 +277,7 @@ const BlockDevice* DeviceTranslator::find(std::string_view name) const {
         return &device;
     return nullptr;
   }
-  if (name.starts_with(by_path) || name.starts_with(by_id))
+  if (is_link(name))
     return by_link_name(name).device;
   return by_kernel_name(name).device;
 }
@@ -244,7 +304,7 @@ DeviceName DeviceTranslator::translate(std::string_view name, NameStyle style) c
   DeviceName result;
   if (!depends_on_bus(name))
     return result;
-  const bool link = name.starts_with(by_path) || name.starts_with(by_id);
+  const bool link = is_link(name);
   Found found = link ? by_link_name(name) : by_kernel_name(name);
   result.verdict = DeviceName::Verdict::unknown;
   result.device = found.device;
@@ -268,7 +328,7 @@ std::string DeviceTranslator::rewrite(std::string_view text, NameStyle style, co
       continue;
     }
     std::size_t end = at;
-    const bool link = text.substr(at).starts_with(by_path) || text.substr(at).starts_with(by_id);
+    const bool link = is_link(text.substr(at));
     while (end < text.size() && (is_name_char(text[end]) || (link && (text[end] == ':' || text[end] == '\\'))))
       end++;
     std::string_view name = text.substr(at, end - at);

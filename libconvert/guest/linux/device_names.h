@@ -7,6 +7,7 @@
 #include "libconvert/guest/guest.h"
 #include "libconvert/guest/plan.h"
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +38,8 @@ struct DeviceName {
 class DeviceTranslator {
  public:
   explicit DeviceTranslator(const GuestInfo& info);
+  /// Also reads the guest's fstab as it was: which disk the guest itself called the one that "/" is on.
+  DeviceTranslator(const GuestInfo& info, const GuestFilesystem& guest);
 
   /// One whole device name, such as "/dev/sda1" or "/dev/disk/by-path/pci-…-part1".
   DeviceName translate(std::string_view name, NameStyle style = NameStyle::tag) const;
@@ -60,7 +63,11 @@ class DeviceTranslator {
   const BlockDevice* of_disk(int disk, unsigned partition) const;
   std::string stable_text(const BlockDevice& device, NameStyle style) const;
 
+  void learn_from_root(const GuestFilesystem& guest);
+
   const GuestInfo& info_;
+  /// Disks that the guest called otherwise than the machine's order lets expect: "sdb" → index.
+  std::map<std::string, int, std::less<>> learned_;
 };
 
 } // namespace kvmport::linux_guest

@@ -4,7 +4,7 @@
 #include "libconvert/guest/linux/steps.h"
 #include "libconvert/guest/linux/text.h"
 
-#include <set>
+#include <algorithm>
 
 namespace kvmport::linux_guest {
 
@@ -44,12 +44,39 @@ bool is_removable(const std::vector<Word>& words) {
          has_option(words[3].text, "noauto");
 }
 
+/// The name may mean another disk than it seems when what lies there isn't what the line says.
+void check_type(const BlockDevice& device, std::string_view type, const std::string& where, Draft& draft) {
+  static constexpr std::string_view checked[] = {"ext2", "ext3", "ext4",     "xfs", "btrfs",
+                                                 "swap", "vfat", "reiserfs", "jfs"};
+  const auto known = [&](std::string_view t) {
+    return std::find(std::begin(checked), std::end(checked), t) != std::end(checked);
+  };
+  const bool ext = type.starts_with("ext") && device.type.starts_with("ext");
+  if (known(type) && known(device.type) && type != device.type && !ext)
+    draft.warn(where + ": the line says " + std::string(type) + ", but " + device.source_name + " holds " +
+               device.type + "; check that this is the right disk");
+}
+
+/// Folders that the old hypervisor shared with the guest. systemd stops in emergency mode when such a mount fails.
+bool is_shared_folder(std::string_view type) {
+  for (std::string_view name : {"vmhgfs", "fuse.vmhgfs-fuse", "vboxsf", "prl_fs"})
+    if (type == name)
+      return true;
+  return false;
+}
+
 void fstab_line(const DeviceTranslator& devices, const std::string& file, std::size_t number, std::string& line,
                 Draft& draft) {
   const std::string before = line; // the words point into it
   const auto words = split_words(before);
   if (words.size() < 2 || words[0].text.starts_with('#'))
     return;
+  if (words.size() > 2 && is_shared_folder(words[2].text)) {
+    line = "# " + line;
+    draft.note(at_line(file, number) + ": a folder shared by the old hypervisor is no longer mounted at " +
+               std::string(words[1].text));
+    return;
+  }
   // From the back, so that positions of the words before stay right.
   if (words.size() > 3) {
     const std::string options(words[3].text);
@@ -63,6 +90,8 @@ void fstab_line(const DeviceTranslator& devices, const std::string& file, std::s
   const std::string spec(words[0].text);
   if (!DeviceTranslator::depends_on_bus(spec))
     return;
+  if (const BlockDevice* device = devices.find(spec); device && words.size() > 2)
+    check_type(*device, words[2].text, at_line(file, number), draft);
   const std::string after = devices.rewrite(spec, NameStyle::tag, at_line(file, number), draft);
   if (after != spec)
     replace_word(line, words[0], after);
@@ -132,7 +161,7 @@ void warn_of_multipath(Draft& draft) {
 } // namespace
 
 void fstab_step(const GuestInfo& info, Draft& draft) {
-  const DeviceTranslator devices(info);
+  const DeviceTranslator devices(info, draft.guest());
   edit_file(draft, "/etc/fstab", "devices were named by their place on the old hardware; names change with the bus",
             [&](std::string& line, std::size_t number) {
               fstab_line(devices, "/etc/fstab", number, line, draft);
@@ -143,7 +172,7 @@ void fstab_step(const GuestInfo& info, Draft& draft) {
 }
 
 void crypttab_step(const GuestInfo& info, Draft& draft) {
-  const DeviceTranslator devices(info);
+  const DeviceTranslator devices(info, draft.guest());
   edit_file(draft, "/etc/crypttab", "encrypted devices were named by their place on the old hardware",
             [&](std::string& line, std::size_t number) {
               crypttab_line(devices, number, line, draft);
@@ -152,7 +181,7 @@ void crypttab_step(const GuestInfo& info, Draft& draft) {
 }
 
 void resume_step(const GuestInfo& info, Draft& draft) {
-  const DeviceTranslator devices(info);
+  const DeviceTranslator devices(info, draft.guest());
   std::vector<std::string> files{"/etc/initramfs-tools/initramfs.conf"};
   for (const std::string& name : draft.list("/etc/initramfs-tools/conf.d"))
     files.push_back("/etc/initramfs-tools/conf.d/" + name);

@@ -44,6 +44,11 @@ class Collector {
     if (!mac.empty() && !name.empty() && !is_glob(name))
       config.name_of_mac.emplace(mac, name);
   }
+  /// Configuration in `file` works only for this card.
+  void limited_to(const std::string& mac, const std::string& file) {
+    if (!mac.empty())
+      config.files_of_macs.emplace(mac, file);
+  }
   void made_by_software(std::string_view name) { virtual_names_.insert(std::string(name)); }
   void finish() {
     for (const std::string& name : virtual_names_)
@@ -173,6 +178,7 @@ void read_netplan(Collector& c) {
     });
     for (const auto& [id, card] : cards) {
       const std::string mac = normal_mac(card.mac);
+      c.limited_to(mac, path);
       if (!mac.empty() && card.driver.empty() && card.match_name.empty()) {
         c.bind(mac, card.set_name);
         if (!card.set_name.empty())
@@ -218,6 +224,7 @@ void read_network_manager(Collector& c) {
     if (mac.empty())
       mac = normal_mac(first(ini, "802-3-ethernet", "mac-address"));
     c.bind(mac, name);
+    c.limited_to(mac, path);
     c.name(name, path);
     for (const char* key : {"path", "driver"})
       if (const std::string match = first(ini, "match", key);
@@ -261,6 +268,7 @@ void read_networkd(Collector& c) {
         c.name(word.text, path);
       if (words.size() == 1)
         c.bind(mac, names);
+      c.limited_to(mac, path);
     }
     if (hardware && !ours)
       c.config.hardware_matches.push_back(path);
@@ -296,8 +304,10 @@ void read_ifcfg_file(Collector& c, const std::string& path, bool suse) {
     c.bind(normal_mac(file_name.substr(7)), {});
     return;
   }
-  if (!suse)
+  if (!suse) {
     c.bind(mac, name);
+    c.limited_to(mac, path);
+  }
   c.name(name, path);
 }
 

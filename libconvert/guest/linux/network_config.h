@@ -27,6 +27,8 @@ struct NetworkConfig {
   std::map<std::string, std::string> names;
   /// Name of the card with this MAC, as configuration says it.
   std::map<std::string, std::string> name_of_mac;
+  /// MAC addresses that configuration (not udev's own rules) is limited to → file.
+  std::map<std::string, std::string> files_of_macs;
   /// MACs whose names the guest restores by itself on any hardware (clean udev rule, .link, netplan set-name).
   std::set<std::string> settled;
   /// Patterns ("en*") that configuration matches names with → file.

@@ -31,10 +31,15 @@ struct Renamer {
   bool use_link() const { return systemd >= first_good_link_version; }
 };
 
+/// The version in the name of systemd's own library, "libsystemd-shared-252.so".
 unsigned systemd_version(const Draft& draft) {
+  std::vector<std::string> directories;
+  for (const std::string& top : {std::string("/usr/lib"), std::string("/lib"), std::string("/usr/lib64")})
+    for (const std::string& name : draft.list(top))
+      if (name.ends_with("-linux-gnu") || name == "systemd")
+        directories.push_back(join_path(top, name == "systemd" ? name : name + "/systemd"));
   unsigned version = 0;
-  for (const char* directory :
-       {"/usr/lib/systemd", "/lib/systemd", "/usr/lib/x86_64-linux-gnu/systemd", "/usr/lib/aarch64-linux-gnu/systemd"})
+  for (const std::string& directory : directories)
     for (const std::string& name : draft.list(directory))
       if (constexpr std::string_view prefix = "libsystemd-shared-"; name.starts_with(prefix)) {
         unsigned value = 0;
@@ -303,6 +308,9 @@ void network_names_step(const GuestInfo& info, Draft& draft) {
   }
   for (const std::string& name : match_names(config, cards, draft))
     draft.warn(config.names.at(name) + ": the configuration names " + name + ", but the machine has no card for it");
+  for (const auto& [mac, file] : config.files_of_macs)
+    if (std::none_of(cards.begin(), cards.end(), [&](const Card& card) { return card.mac == mac; }))
+      draft.warn(file + ": this configuration is for the MAC address " + mac + ", which no card of the machine has");
   rewrite_hardware_matches(config, cards, draft);
   quiet_rules(config, cards, draft);
 

@@ -208,7 +208,9 @@ void add_console(const GuestInfo& info, Draft& draft, const BootConfig& config, 
     if (wanted && source && config.kind == BootConfigKind::shell_vars && about.name != "GRUB_CMDLINE_LINUX" &&
         about.name != "default_kernel_opts" && about.name != "EXTLINUX_PARAMETERS")
       return;
-    if (!loud && ends_with_serial(args, port))
+    const auto words = split_words(args);
+    if (ends_with_serial(args, port) &&
+        (!loud || std::none_of(words.begin(), words.end(), [](const Word& word) { return is_quieting(word.text); })))
       return;
     if (wanted)
       args = with_serial(args, port, loud);
@@ -237,6 +239,17 @@ void hurry_systemd_boot(const GuestInfo& info, Draft& draft, const std::string& 
   }
 }
 
+/// Where root may log in: without the port there, a password is never accepted on it.
+void allow_root_login(const std::string& port, Draft& draft, const std::string& reason) {
+  const auto text = draft.try_read("/etc/securetty");
+  if (!text)
+    return;
+  for (const std::string& line : split_lines(*text))
+    if (trim(line) == port)
+      return;
+  draft.write("/etc/securetty", *text + (text->ends_with('\n') || text->empty() ? "" : "\n") + port + "\n", reason);
+}
+
 } // namespace
 
 void serial_console_step(const GuestInfo& info, Draft& draft) {
@@ -248,6 +261,7 @@ void serial_console_step(const GuestInfo& info, Draft& draft) {
     add_console(info, draft, config, false, reason);
   add_getty(serial_port(info), draft, reason);
   add_upstart_getty(serial_port(info), draft, reason);
+  allow_root_login(serial_port(info), draft, reason);
 }
 
 void instrument_step(const GuestInfo& info, Draft& draft) {
