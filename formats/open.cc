@@ -24,6 +24,7 @@ Opener opener_of(const std::string& format) {
   static const std::map<std::string, Opener, std::less<>> openers{
       {"raw", open_raw},
       {"qcow2", open_qcow2},
+      {"vmdk", open_vmdk},
       // What qcow2 headers call raw and VHD.
       {"file", open_raw},
       {"host_device", open_raw},
