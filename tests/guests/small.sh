@@ -37,6 +37,7 @@ small_kernel() {
     sed "s/^MODULES=.*/MODULES=list/; s/^COMPRESS=.*/COMPRESS=$3/; s/^RESUME=.*/RESUME=none/" \
         /etc/initramfs-tools/initramfs.conf >"$conf/initramfs.conf"
     echo RESUME=none >"$conf/conf.d/resume"
+    [ "$3" != xz ] || echo COMPRESSLEVEL=1 >>"$conf/initramfs.conf"
     printf '%s\n' $small_initramfs_modules >"$conf/modules"
     mkinitramfs -d "$conf" -o "$tree/boot/initrd.img-$v" "$v" 2>&1 | grep -v '^W: ' >&2 || true
     if lsinitramfs "$tree/boot/initrd.img-$v" | grep -E 'virtio_(blk|pci|scsi)'; then
@@ -231,8 +232,13 @@ END
         start=2048, type=83, bootable'
     dd if=/usr/lib/EXTLINUX/mbr.bin of="$out/sda.raw" bs=440 count=1 conv=notrunc status=none
     make_ext4 "$out/sda.raw" 1 255 root "$tree"
-    # extlinux writes the block numbers of its second stage into the boot sector, for which it wants a mounted filesystem.
-    unshare --mount sh -c 'mount -o loop,offset=1048576 "$0" "$1" && extlinux --install "$1/boot/extlinux"' \
-        "$out/sda.raw" "$out/work/mnt" >/dev/null 2>"$out/work/extlinux.log" || { cat "$out/work/extlinux.log" >&2; return 1; }
+    # extlinux writes the block numbers of its second stage into the boot sector, for which it wants a mounted filesystem. It cannot read
+    # files with holes either, and mke2fs leaves out every block of zeros.
+    # shellcheck disable=SC2016 # for the inner shell
+    unshare --mount sh -ec 'mount -o loop,offset=1048576 "$0" "$1"
+        rm "$1"/boot/vmlinuz-* "$1"/boot/initrd.img-*
+        cp --sparse=never "$2"/boot/vmlinuz-* "$2"/boot/initrd.img-* "$1/boot/"
+        extlinux --install "$1/boot/extlinux"' \
+        "$out/sda.raw" "$out/work/mnt" "$tree" >"$out/work/extlinux.log" 2>&1 || { cat "$out/work/extlinux.log" >&2; return 1; }
     describe bios ide 256 52:54:00:4b:56:07 "$v" "busybox userland, extlinux, root=/dev/sda1"
 }
