@@ -94,7 +94,7 @@ std::string source_path(const XmlElement& element, const std::string& what) {
   throw Error("DESCRIPTION_UNSUPPORTED", what + " is not a local file or block device",
               "disk type " + printable(type, 40) + " " +
                   printable(attribute(source, "name") + attribute(source, "volume"), 80),
-              "copy the disk to a local file and name that file for this disk");
+              "copy the disk to a local file and name it with --disk TARGET=FILE");
 }
 
 void read_disk(const fs::path& path, const XmlElement& devices, const XmlElement& element, const ReadOptions& options,

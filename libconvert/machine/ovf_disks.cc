@@ -112,7 +112,7 @@ void locate(const FileReference& file, const std::string& what, const FindFile& 
       pieces.push_back(*whole);
   if (pieces.empty())
     throw Error("DISK_MISSING", what + " is missing: " + printable(file.href), {},
-                "put the file beside the description, or name the file that takes its place");
+                "put the file beside the description, or name the file that takes its place (--disk)");
   if (pieces.size() == 1)
     if (const auto size = parse_number(file.size); size && *size != 0 && pieces[0].window.length != *size)
       notes.push_back(what + ": the file has " + std::to_string(pieces[0].window.length) +

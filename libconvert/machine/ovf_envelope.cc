@@ -47,7 +47,7 @@ const XmlElement& choose_system(const XmlElement& envelope, const std::string& p
     throw Error("MACHINE_NOT_FOUND", package + " has no machine " + printable(select), "it has: " + list_names(names));
   if (systems.size() > 1)
     throw Error("MACHINE_AMBIGUOUS", package + " describes several machines", list_names(names),
-                "choose one of them by its name");
+                "choose one of them with --select");
   return *systems.front();
 }
 

@@ -28,7 +28,7 @@ fs::path checked(const fs::path& path, const std::string& written, const std::st
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status))
     throw Error("DISK_MISSING", what + " is missing: " + printable(written), "there is no " + path.string(),
-                "put the file beside the description, or name the file that takes its place");
+                "put the file beside the description, or name the file that takes its place (--disk)");
   if (!fs::is_regular_file(status) && !fs::is_block_file(status))
     throw Error("NOT_A_DISK", what + " is neither a file nor a block device: " + path.string());
   return path;
@@ -62,8 +62,9 @@ fs::path resolve_file(const fs::path& description, const std::string& written, c
   if (auto named = options.disk_paths.find(written); named != options.disk_paths.end())
     return checked(fs::absolute(named->second), written, what);
   const auto refuse = [&](const std::string& why) -> Error {
-    return Error("PATH_NOT_ALLOWED", what + " lies outside of the allowed directories: " + printable(written), why,
-                 "put the file beside the description, or allow its directory");
+    return Error(
+        "PATH_NOT_ALLOWED", what + " lies outside of the allowed directories: " + printable(written), why,
+        "put the file beside the description, allow its directory (--allow-directory), or name a file for it (--disk)");
   };
   if (written.empty())
     throw Error("DISK_MISSING", what + " has no file name");

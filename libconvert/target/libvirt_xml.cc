@@ -110,7 +110,7 @@ void write_identity(Writer& xml, const TargetMachine& machine) {
     xml.text("title", title);
   if (!source.description.empty())
     xml.text("description", source.description);
-  const std::uint64_t memory = (source.memory == 0 ? default_memory : source.memory) / 1024;
+  const std::uint64_t memory = (source.memory == 0 ? fallback_memory : source.memory) / 1024;
   xml.text("memory", std::to_string(memory), {{"unit", "KiB"}});
   xml.text("currentMemory", std::to_string(memory), {{"unit", "KiB"}});
   xml.text("vcpu", std::to_string(source.cpu.count()), {{"placement", "static"}});

@@ -156,7 +156,7 @@ std::string qemu_script(const TargetMachine& machine) {
   script.add("-name", "guest=" + option_value(source.name.empty() ? safe_name({}) : source.name));
   if (!source.uuid.empty())
     script.add("-uuid", source.uuid);
-  script.add("-m", std::to_string((source.memory == 0 ? default_memory : source.memory) / (1U << 20)) + "M");
+  script.add("-m", std::to_string((source.memory == 0 ? fallback_memory : source.memory) / (1U << 20)) + "M");
   script.add("-smp", std::to_string(source.cpu.count()) + ",sockets=" + std::to_string(source.cpu.sockets) + ",cores=" +
                          std::to_string(source.cpu.cores) + ",threads=" + std::to_string(source.cpu.threads));
   script.add("-rtc", source.rtc_localtime ? "base=localtime,driftfix=slew" : "base=utc,driftfix=slew");

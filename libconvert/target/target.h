@@ -11,7 +11,7 @@
 namespace kvmport {
 
 /// Memory of a machine whose source tells none (bare disk images).
-constexpr std::uint64_t default_memory = std::uint64_t{2} << 30;
+constexpr std::uint64_t fallback_memory = std::uint64_t{2} << 30;
 
 struct TargetDisk {
   std::string file;   ///< absolute path
