@@ -1,229 +1,282 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/cli.h"
 
-#include <atomic>
-#include <chrono>
+#include <algorithm>
 #include <csignal>
-#include <cstdio>
 #include <fmt/format.h>
-#include <iostream>
-#include <map>
-#include <mutex>
-#include <nlohmann/json.hpp>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 namespace kvmport {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using nlohmann::json;
 
-constexpr const char* version = "0.1.0";
-
-StopToken stop_token;
-
-extern "C" void on_signal(int number) {
-  if (stop_token.requested()) {
-    std::signal(number, SIG_DFL);
-    std::raise(number);
-  }
-  stop_token.request();
-}
-
-std::string dump(const json& j) {
-  return j.dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
-std::string human_bytes(double bytes) {
-  const char* unit = "B";
-  for (const char* next : {"KiB", "MiB", "GiB", "TiB"}) {
-    if (bytes < 1024)
-      break;
-    bytes /= 1024;
-    unit = next;
-  }
-  return fmt::format("{:.{}f} {}", bytes, bytes < 10 && *unit != 'B' ? 1 : 0, unit);
-}
-
-std::string human_time(double seconds) {
-  const auto s = static_cast<long>(seconds + 0.5);
-  return s < 60 ? fmt::format("{} s", s) : fmt::format("{}:{:02} min", s / 60, s % 60);
-}
-
-/// One JSON object a line on stdout.
-class JsonSink final : public EventSink {
- public:
-  void stage(std::string_view stage, std::string_view text) override {
-    print({{"event", "stage"}, {"stage", stage}, {"text", text}});
-  }
-  void progress(std::string_view stage, std::uint64_t done, std::uint64_t total) override {
-    print({{"event", "progress"}, {"stage", stage}, {"done", done}, {"total", total}});
-  }
-  void message(Level level, std::string_view code, std::string_view text) override {
-    print({{"event", "message"},
-           {"level", level == Level::warning ? "warning" : "info"},
-           {"code", code},
-           {"text", text}});
-  }
-
- private:
-  void print(const json& j) {
-    const std::string line = dump(j) + "\n";
-    const std::lock_guard lock(mutex_);
-    std::cout << line << std::flush;
-  }
-  std::mutex mutex_;
+/// A decoded character and the bytes that it took; value -1 for bytes that are not UTF-8.
+struct Character {
+  long value = -1;
+  std::size_t length = 1;
 };
 
-/// Stages and messages as lines on stderr; progress as a bar on a terminal, as a line every tenth elsewhere.
-class TextSink final : public EventSink {
+Character decode(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char lead = byte(0);
+  if (lead < 0x80)
+    return {lead, 1};
+  const std::size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+  if (lead < 0xc2 || lead > 0xf4 || text.size() < length)
+    return {};
+  long value = lead & (0x7f >> length);
+  for (std::size_t i = 1; i < length; i++) {
+    if ((byte(i) & 0xc0) != 0x80)
+      return {};
+    value = value << 6 | (byte(i) & 0x3f);
+  }
+  const long least[] = {0, 0, 0x80, 0x800, 0x10000};
+  if (value < least[length] || value > 0x10ffff || (value >= 0xd800 && value <= 0xdfff))
+    return {};
+  return {value, length};
+}
+
+bool is_control(long c) {
+  return c < 0x20 || (c >= 0x7f && c < 0xa0);
+}
+
+bool steers_text(long c) {
+  return c == 0x061c || (c >= 0x200e && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
+}
+
+unsigned terminal_width() {
+  winsize size{};
+  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col : 80;
+}
+
+std::string duration(double seconds) {
+  const auto whole = static_cast<unsigned long>(seconds + 0.5);
+  return whole < 3600 ? fmt::format("{}:{:02}", whole / 60, whole % 60)
+                      : fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+/// The token that a signal sets: a handler has no other way to reach it.
+std::atomic<StopToken*>& signalled() {
+  static std::atomic<StopToken*> token{nullptr};
+  return token;
+}
+
+void on_signal(int) {
+  if (StopToken* token = signalled().load())
+    token->request();
+}
+
+/// Lets SIGINT and SIGTERM set `token` as long as it lives. The second signal has its usual effect.
+class SignalScope {
  public:
-  TextSink(std::string program, bool quiet)
-      : program_(std::move(program)), quiet_(quiet), terminal_(::isatty(STDERR_FILENO) == 1) {}
-  ~TextSink() override { clear_bar(); }
-
-  void stage(std::string_view, std::string_view text) override {
-    if (!quiet_)
-      line(printable(text));
+  explicit SignalScope(StopToken& token) {
+    signalled() = &token;
+    struct sigaction action {};
+    action.sa_handler = on_signal;
+    action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+    for (const int number : {SIGINT, SIGTERM})
+      ::sigaction(number, &action, nullptr);
+    ::signal(SIGPIPE, SIG_IGN); // a write to a closed pipe is an error of that write
   }
-
-  void message(Level level, std::string_view, std::string_view text) override {
-    if (level == Level::warning)
-      line("warning: " + printable(text));
-    else if (!quiet_)
-      line(printable(text));
+  SignalScope(const SignalScope&) = delete;
+  SignalScope& operator=(const SignalScope&) = delete;
+  ~SignalScope() {
+    for (const int number : {SIGINT, SIGTERM})
+      ::signal(number, SIG_DFL);
+    signalled() = nullptr;
   }
-
-  void progress(std::string_view stage, std::uint64_t done, std::uint64_t total) override {
-    if (quiet_ || total == 0)
-      return;
-    const std::lock_guard lock(mutex_);
-    Progress& p = stages_[std::string(stage)];
-    if (done < p.last)
-      p = {};
-    p.last = done;
-    const unsigned tenth = static_cast<unsigned>(static_cast<double>(done) / static_cast<double>(total) * 10);
-    if (terminal_)
-      draw(stage, p, done, total);
-    else if (tenth > p.tenth)
-      std::cerr << program_ << ": " << describe(stage, p, done, total) << "\n";
-    p.tenth = tenth;
-  }
-
- private:
-  struct Progress {
-    Clock::time_point start = Clock::now();
-    std::uint64_t last = 0;
-    unsigned tenth = 0;
-  };
-
-  static std::string describe(std::string_view stage, const Progress& p, std::uint64_t done, std::uint64_t total) {
-    const double seconds = std::chrono::duration<double>(Clock::now() - p.start).count();
-    const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
-    std::string text =
-        fmt::format("{} {:3.0f} % of {}", stage, 100 * static_cast<double>(done) / static_cast<double>(total),
-                    human_bytes(static_cast<double>(total)));
-    if (rate > 0)
-      text += fmt::format(", {}/s, {} left", human_bytes(rate), human_time(static_cast<double>(total - done) / rate));
-    return text;
-  }
-
-  void draw(std::string_view stage, const Progress& p, std::uint64_t done, std::uint64_t total) {
-    constexpr int width = 24;
-    const int filled = static_cast<int>(static_cast<double>(done) / static_cast<double>(total) * width);
-    std::cerr << "\r\x1b[K[" << std::string(filled, '#') << std::string(width - filled, '.') << "] "
-              << describe(stage, p, done, total) << std::flush;
-    bar_ = true;
-  }
-
-  void clear_bar() {
-    if (bar_)
-      std::cerr << "\r\x1b[K" << std::flush;
-    bar_ = false;
-  }
-
-  void line(const std::string& text) {
-    const std::lock_guard lock(mutex_);
-    clear_bar();
-    std::cerr << program_ << ": " << text << std::endl;
-  }
-
-  std::string program_;
-  bool quiet_, terminal_, bar_ = false;
-  std::map<std::string, Progress> stages_;
-  std::mutex mutex_;
 };
 
 } // namespace
 
-void add_output_options(CLI::App& app, OutputOptions& output) {
-  app.add_flag("--json", output.json, "Print events and the result as JSON, one object a line");
-  app.add_flag("--quiet", output.quiet, "Print warnings, errors and the result only");
+void add_common_options(CLI::App& app, CommonArguments& arguments) {
+  app.add_flag("--json", arguments.json, "Print events as JSON, one object a line, on stdout");
+  app.add_flag("--quiet", arguments.quiet, "Print only errors and the outcome");
 }
 
-std::unique_ptr<EventSink> make_sink(const OutputOptions& output, const std::string& program) {
-  if (output.json)
-    return std::make_unique<JsonSink>();
-  return std::make_unique<TextSink>(program, output.quiet);
-}
-
-StopToken& stop_on_signals() {
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
-  ::signal(SIGPIPE, SIG_IGN);
-  return stop_token;
-}
-
-std::string printable(std::string_view text) {
-  // Invalid UTF-8 is replaced by the JSON library; then C0 and C1 controls go.
-  const std::string valid = json::parse(dump(std::string(text))).get<std::string>();
+std::string printable(std::string_view text, bool keep_newlines) {
   std::string out;
-  for (std::size_t i = 0; i < valid.size(); i++) {
-    const auto c = static_cast<unsigned char>(valid[i]);
-    const bool c1 = c == 0xC2 && i + 1 < valid.size() && static_cast<unsigned char>(valid[i + 1]) < 0xA0;
-    if (c1)
-      i++;
-    out += c1 || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7F ? '?' : valid[i];
+  while (!text.empty()) {
+    const Character c = decode(text);
+    if (c.value == '\n' && keep_newlines)
+      out += '\n';
+    else if (c.value < 0 || steers_text(c.value))
+      out += "\xef\xbf\xbd";
+    else if (is_control(c.value))
+      out += fmt::format("\\x{:02x}", c.value);
+    else
+      out += text.substr(0, c.length);
+    text.remove_prefix(c.length);
   }
   return out;
 }
 
-void print_error(const Error& error, const OutputOptions& output, const std::string& program) {
-  if (output.json) {
-    std::cout << dump({{"event", "error"},
-                       {"code", error.code()},
-                       {"summary", error.summary()},
-                       {"why", error.why()},
-                       {"hint", error.hint()}})
-              << std::endl;
+std::string human_size(std::uint64_t bytes) {
+  const char* const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  for (; value >= 1024 && unit + 1 < std::size(units); unit++)
+    value /= 1024;
+  return unit == 0 ? fmt::format("{} bytes", bytes) : fmt::format("{:.1f} {}", value, units[unit]);
+}
+
+Console::Console(std::string program, const CommonArguments& arguments)
+    : program_(std::move(program)), arguments_(arguments), terminal_(::isatty(STDERR_FILENO) == 1) {}
+
+Console::~Console() {
+  const std::lock_guard lock(mutex_);
+  clear_bar();
+}
+
+void Console::clear_bar() {
+  if (bar_shown_)
+    std::fputs("\r\033[K", stderr);
+  bar_shown_ = false;
+}
+
+void Console::line(const std::string& text) {
+  clear_bar();
+  std::fputs((text + "\n").c_str(), stderr);
+}
+
+void Console::emit(const nlohmann::json& object) {
+  clear_bar();
+  std::puts(object.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace).c_str());
+  std::fflush(stdout);
+}
+
+void Console::stage(std::string_view name, std::string_view text) {
+  const std::lock_guard lock(mutex_);
+  meters_.erase(std::string(name));
+  if (arguments_.json)
+    emit({{"event", "stage"}, {"stage", name}, {"text", text}});
+  else if (!arguments_.quiet)
+    line(printable(text));
+}
+
+void Console::progress(std::string_view name, std::uint64_t done, std::uint64_t total) {
+  const std::lock_guard lock(mutex_);
+  const auto now = Clock::now();
+  auto found = meters_.find(name);
+  const bool first = found == meters_.end();
+  if (first)
+    found = meters_.emplace(name, Meter{now, {}, done, 0, false}).first;
+  Meter& meter = found->second;
+  if (meter.complete || (done < total && now - meter.drawn < std::chrono::milliseconds(100)))
+    return;
+  meter.drawn = now;
+  meter.complete = done >= total;
+  if (arguments_.json) {
+    emit({{"event", "progress"}, {"stage", name}, {"done", done}, {"total", total}});
     return;
   }
-  std::string text = program + ": " + error.code() + ": " + printable(error.summary());
+  if (arguments_.quiet || total == 0)
+    return;
+  if (terminal_) {
+    draw(name, meter, done, total);
+    return;
+  }
+  const auto tenths =
+      static_cast<unsigned>(static_cast<double>(std::min(done, total)) / static_cast<double>(total) * 10);
+  if (tenths > meter.tenths)
+    line(fmt::format("{}: {} %", printable(name), tenths * 10));
+  meter.tenths = std::max(meter.tenths, tenths);
+}
+
+void Console::draw(std::string_view name, const Meter& meter, std::uint64_t done, std::uint64_t total) {
+  const double part = static_cast<double>(std::min(done, total)) / static_cast<double>(total);
+  const double seconds = std::chrono::duration<double>(Clock::now() - meter.begin).count();
+  const double rate = seconds > 0.2 ? static_cast<double>(done - std::min(done, meter.first)) / seconds : 0;
+  std::string tail = fmt::format(" {:3.0f} %  {}", part * 100, human_size(total));
+  if (rate > 0 && done < total)
+    tail += fmt::format("  {}/s  {} left", human_size(static_cast<std::uint64_t>(rate)),
+                        duration(static_cast<double>(total - done) / rate));
+  const std::string head = fmt::format("{:8} ", printable(name));
+  const std::size_t width = terminal_width() - 1, used = head.size() + tail.size() + 2;
+  std::string bar;
+  if (width > used + 5) {
+    const std::size_t cells = std::min<std::size_t>(width - used, 40);
+    const auto full = static_cast<std::size_t>(part * static_cast<double>(cells));
+    bar = "[" + std::string(full, '#') + std::string(cells - full, '.') + "]";
+  }
+  std::fputs(("\r\033[K" + (head + bar + tail).substr(0, width)).c_str(), stderr);
+  std::fflush(stderr);
+  bar_shown_ = true;
+  if (meter.complete)
+    clear_bar();
+}
+
+void Console::message(Level level, std::string_view code, std::string_view text) {
+  const std::lock_guard lock(mutex_);
+  if (arguments_.json)
+    emit({{"event", "message"},
+          {"level", level == Level::warning ? "warning" : "info"},
+          {"code", code},
+          {"text", text}});
+  else if (!arguments_.quiet)
+    line((level == Level::warning ? "warning: " : "") + printable(code.empty() ? "" : std::string(code) + ": ") +
+         printable(text));
+}
+
+void Console::result(std::string_view text, nlohmann::json object) {
+  object["event"] = "result";
+  result(text, object.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
+}
+
+void Console::result(std::string_view text, const std::string& json_line) {
+  const std::lock_guard lock(mutex_);
+  clear_bar();
+  if (arguments_.json)
+    std::puts(json_line.c_str());
+  else
+    std::fputs(printable(text, true).c_str(), stdout);
+  std::fflush(stdout);
+}
+
+void Console::error(const Error& error) {
+  const std::lock_guard lock(mutex_);
+  if (arguments_.json) {
+    emit({{"event", "error"},
+          {"code", error.code()},
+          {"summary", error.summary()},
+          {"why", error.why()},
+          {"hint", error.hint()}});
+  }
+  std::string text = program_ + ": " + error.code() + ": " + printable(error.summary());
   if (!error.why().empty())
     text += ": " + printable(error.why());
   if (!error.hint().empty())
     text += "\n  " + printable(error.hint());
-  std::cerr << text << std::endl;
+  line(text);
 }
 
-int run_command(CLI::App& app, int argc, char** argv, const OutputOptions& output, const std::function<int()>& body) {
-  app.set_version_flag("--version", app.get_name() + " (kvmport) " + version);
+int run_program(CLI::App& app, int argc, char** argv, const CommonArguments& arguments,
+                const std::function<int(Console&, const StopToken&)>& action) {
+  app.set_version_flag("--version", app.get_name() + " " + version_text);
+  Console console(app.get_name(), arguments);
   try {
     app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? exit_done : exit_usage;
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) // --help, --version
+      return app.exit(e);
+    console.error(Error("USAGE", e.what(), {}, app.get_name() + " --help says how to call it"));
+    return exit_usage;
   }
+  StopToken stop;
+  const SignalScope signals(stop);
   try {
-    return body();
-  } catch (const Error& error) {
-    print_error(error, output, app.get_name());
-    return error.code() == "USAGE" ? exit_usage : exit_failed;
-  } catch (const std::exception& error) {
-    print_error(Error("INTERNAL", "an unexpected error", error.what(), "please report it"), output, app.get_name());
-    return exit_failed;
+    return action(console, stop);
+  } catch (const Error& e) {
+    console.error(e);
+    return e.code() == "USAGE" ? exit_usage : exit_failed;
+  } catch (const std::bad_alloc&) {
+    console.error(Error("OUT_OF_MEMORY", "there is not enough memory"));
+  } catch (const std::exception& e) {
+    console.error(Error("INTERNAL", "an unexpected error", e.what()));
   }
+  return exit_failed;
 }
 
 } // namespace kvmport
