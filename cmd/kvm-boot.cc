@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// kvm-boot: boots a throw-away copy of a machine and says how far it comes. See kvm-boot(1).
+#include "cmd/cli.h"
+#include "kvmboot/disk_firmware.h"
+#include "kvmboot/judge.h"
+#include "kvmboot/patterns.h"
+#include "kvmboot/probe.h"
+#include "libconvert/report.h"
+#include "libconvert/source/source.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <numeric>
+#include <thread>
+
+namespace kvmport {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct BootArguments {
+  std::vector<std::string> sources;
+  std::string engine = "auto", until = "login", firmware, bus, input_format, explain;
+  unsigned timeout = 300, memory_mib = 0, cpus = 0;
+  fs::path serial, screenshot, nvram;
+};
+
+/// Most bytes that the guest may write in one disk.
+constexpr std::uint64_t overlay_cap = 16ULL << 30;
+constexpr std::uint64_t default_memory = 1ULL << 30;
+
+void add_options(CLI::App& app, BootArguments& a) {
+  app.add_option("SOURCE", a.sources, "Disk images in boot order, or one machine description");
+  app.add_option("--engine", a.engine, "auto, qemu or kvm")->check(CLI::IsMember({"auto", "qemu", "kvm"}));
+  app.add_option("--until", a.until, "The milestone to prove")
+      ->check(CLI::IsMember({"firmware", "bootloader", "kernel", "initramfs", "root", "init", "login"}));
+  app.add_option("--timeout", a.timeout, "Seconds; four times as many where there is no full KVM")
+      ->check(CLI::Range(1U, 86400U));
+  app.add_option("--serial", a.serial, "Write the serial console's output to this file");
+  app.add_option("--screenshot", a.screenshot, "Write the last screen to this PNG file");
+  app.add_option("--firmware", a.firmware, "bios or uefi")->check(CLI::IsMember({"bios", "uefi"}));
+  app.add_option("--nvram", a.nvram, "UEFI variables to start from; never written");
+  app.add_option("--memory", a.memory_mib, "MiB")->check(CLI::Range(16U, 16U << 20));
+  app.add_option("--cpus", a.cpus, "Virtual processors")->check(CLI::Range(1U, 255U));
+  app.add_option("--bus", a.bus, "The bus of all disks")->check(CLI::IsMember({"virtio", "scsi", "sata", "ide"}));
+  app.add_option("--input-format", a.input_format, "The disk images' format, instead of probing");
+  app.add_option("--explain", a.explain, "Say what a diagnosis means and what to do, and end");
+}
+
+DiskBus bus_of(const MachineDisk& disk, const std::string& wish) {
+  static const std::map<std::string, DiskBus> names{
+      {"virtio", DiskBus::virtio_blk}, {"scsi", DiskBus::virtio_scsi}, {"sata", DiskBus::sata}, {"ide", DiskBus::ide}};
+  if (!wish.empty())
+    return names.at(wish);
+  switch (disk.controller) {
+  case ControllerType::ide:
+    return DiskBus::ide;
+  case ControllerType::sata:
+    return DiskBus::sata;
+  case ControllerType::scsi:
+  case ControllerType::virtio_scsi:
+    return DiskBus::virtio_scsi;
+  default:
+    return DiskBus::virtio_blk;
+  }
+}
+
+/// The machine's disks in the order in which they are booted from.
+std::vector<std::size_t> boot_order(const Machine& machine) {
+  std::vector<std::size_t> order(machine.disks.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return machine.disks[a].boot_order.value_or(1000) < machine.disks[b].boot_order.value_or(1000);
+  });
+  return order;
+}
+
+std::string nic_model(const std::string& model) {
+  return model == "e1000" || model == "e1000e" ? model : "virtio";
+}
+
+/// A machine with private layers over its disks.
+struct Prepared {
+  Source source;
+  std::vector<std::unique_ptr<Overlay>> overlays;
+  BootSpec spec;
+};
+
+void add_hardware(Prepared& p, const BootArguments& a) {
+  const Machine& machine = p.source.machine;
+  p.spec.name = machine.name;
+  p.spec.memory =
+      a.memory_mib != 0 ? std::uint64_t{a.memory_mib} << 20 : (machine.memory != 0 ? machine.memory : default_memory);
+  const unsigned host = std::max(1U, std::thread::hardware_concurrency());
+  p.spec.cpus = a.cpus != 0 ? a.cpus : std::clamp(machine.cpu.count(), 1U, host);
+  if (!a.firmware.empty())
+    p.spec.firmware = a.firmware == "uefi" ? Firmware::uefi : Firmware::bios;
+  else if (machine.firmware != MachineFirmware::unknown)
+    p.spec.firmware = machine.firmware == MachineFirmware::uefi ? Firmware::uefi : Firmware::bios;
+  else
+    p.spec.firmware = guess_firmware(*p.source.images.at(0));
+  p.spec.secure_boot = p.spec.firmware == Firmware::uefi && machine.secure_boot;
+  p.spec.nvram = !a.nvram.empty() ? a.nvram : machine.nvram;
+  for (const MachineNic& nic : machine.nics)
+    p.spec.nics.push_back({nic.mac, nic_model(nic.model)});
+}
+
+Prepared prepare(const BootArguments& a, EventSink& sink) {
+  Prepared p;
+  SourceOptions options;
+  options.input_format = a.input_format;
+  p.source = open_source_machine({a.sources.begin(), a.sources.end()}, options, sink);
+  if (p.source.images.empty())
+    throw Error("DISK_MISSING", "the machine has no disk to boot from");
+  add_hardware(p, a);
+  for (const std::size_t i : boot_order(p.source.machine)) {
+    const MachineDisk& disk = p.source.machine.disks[i];
+    p.overlays.push_back(std::make_unique<Overlay>(*p.source.images[i], fs::temp_directory_path(), overlay_cap));
+    p.spec.disks.push_back({p.overlays.back().get(), bus_of(disk, a.bus), disk.logical_sector, disk.serial});
+  }
+  p.spec.timeout = std::chrono::seconds(a.timeout);
+  p.spec.screenshot = a.screenshot;
+  return p;
+}
+
+std::string text_of(const Verdict& v) {
+  const auto seconds = [](std::chrono::milliseconds t) { return static_cast<double>(t.count()) / 1000; };
+  const std::string engine = fmt::format("engine {}: {}", v.engine, v.engine_reason);
+  if (v.proven)
+    return fmt::format("proven: {} reached after {:.1f} s ({})\n", to_string(v.reached.back().milestone),
+                       seconds(v.reached.back().at), engine);
+  const Diagnosis& d = v.diagnosis.value();
+  std::string text =
+      fmt::format("not proven: {}{}: {}\n", d.code, d.detail.empty() ? "" : " (" + d.detail + ")", d.text);
+  for (const std::string& line : d.lines)
+    text += "  | " + line + "\n";
+  return text + fmt::format("  {} was asked for, {} was reached, {:.1f} s ({})\n", to_string(v.asked),
+                            v.reached.empty() ? "nothing" : to_string(v.reached.back().milestone), seconds(v.wall),
+                            engine);
+}
+
+int explain_code(const std::string& code, Console& console) {
+  const std::string_view text = explain(code);
+  if (text.empty()) {
+    std::string all;
+    for (const Explanation& e : explanations())
+      all += (all.empty() ? "" : ", ") + std::string(e.code);
+    throw Error("USAGE", "there is no diagnosis \"" + code + "\"", {}, "the diagnoses are: " + all);
+  }
+  console.result(code + ": " + std::string(text) + "\n", {{"code", code}, {"text", text}});
+  return exit_done;
+}
+
+int boot(const BootArguments& a, Console& console, const StopToken& stop) {
+  if (!a.explain.empty())
+    return explain_code(a.explain, console);
+  if (a.sources.empty())
+    throw Error("USAGE", "no disk and no machine was named", {}, "kvm-boot --help says how to call it");
+  const Milestone until = parse_milestone(a.until);
+  const auto engine = make_engine(a.engine, console);
+  const Prepared prepared = prepare(a, console);
+  const Verdict verdict = prove_boot(*engine, prepared.spec, until, a.serial, console, stop);
+  stop.check();
+  console.result(text_of(verdict), to_json(verdict));
+  if (verdict.diagnosis && verdict.diagnosis->code == "ENGINE_FAILED")
+    return exit_failed;
+  return verdict.proven ? exit_done : exit_not_proven;
+}
+
+} // namespace
+} // namespace kvmport
+
+int main(int argc, char** argv) {
+  using namespace kvmport;
+  CLI::App app{"Boots a throw-away copy of a machine, without network, and says how far it comes", "kvm-boot"};
+  BootArguments arguments;
+  CommonArguments common;
+  add_options(app, arguments);
+  add_common_options(app, common);
+  return run_program(app, argc, argv, common,
+                     [&](Console& console, const StopToken& stop) { return boot(arguments, console, stop); });
+}
