@@ -100,7 +100,7 @@ class Inflater {
 } // namespace
 
 std::uint64_t unpacked_limit(std::uint64_t capacity, std::uint64_t packed) {
-  constexpr std::uint64_t most = std::uint64_t{1} << 50, overhead = 64U << 20, deflate_ratio = 1032;
+  constexpr std::uint64_t most = std::uint64_t{1} << 50, overhead = 16U << 20, deflate_ratio = 1032;
   if (capacity == 0)
     return packed > most / deflate_ratio ? most : packed * deflate_ratio;
   return std::min(capacity, most) + std::min(capacity, most) / 8 + overhead;

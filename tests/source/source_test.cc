@@ -255,6 +255,21 @@ TEST_F(SourceTest, IncompleteSnapshotChain) {
   EXPECT_EQ(code({at("snap.qcow2")}), "PARENT_MISSING");
 }
 
+TEST_F(SourceTest, VmwareSnapshotNeedsItsBase) {
+  convert("vmdk", "vm.vmdk");
+  test::must_run(
+      {"qemu-img", "create", "-q", "-f", "vmdk", "-b", "vm.vmdk", "-F", "vmdk", at("vm-000001.vmdk").string()},
+      dir.path());
+  write(
+      "vm.vmx",
+      "config.version = \"8\"\nmemsize = \"64\"\nscsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"vm-000001.vmdk\"\n");
+  const Source source = open({at("vm.vmx")});
+  EXPECT_EQ(content(*source.images.at(0)), raw());
+  EXPECT_EQ(source.images[0]->info().files.size(), 2U);
+  fs::remove(at("vm.vmdk"));
+  EXPECT_EQ(code({at("vm.vmx")}), "SNAPSHOT_CHAIN_INCOMPLETE");
+}
+
 TEST_F(SourceTest, GuardSeesEveryChange) {
   convert("qcow2", "d.qcow2");
   const Source source = open({at("d.qcow2"), at("disk.raw")});
