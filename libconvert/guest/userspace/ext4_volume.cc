@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+// ext2/3/4 through libext2fs. The volume is not mounted anywhere and its journal is empty, so writing without the
+// journal is what mke2fs and debugfs do too.
+#include "formats/ext2_io.h"
+#include "libconvert/guest/filesystem_paths.h"
+#include "libconvert/guest/userspace/volume.h"
+
+#include <algorithm>
+#include <array>
+#include <ctime>
+
+namespace kvmport {
+namespace {
+
+constexpr const char* label_name = "security.selinux";
+
+class Ext4Volume final : public Volume {
+ public:
+  explicit Ext4Volume(Ext2Handle handle) : handle_(std::move(handle)) {
+    check(::ext2fs_read_bitmaps(fs()), "its bitmaps can't be read");
+  }
+  ~Ext4Volume() override = default;
+
+  std::optional<FileStat> lstat(const std::string& path) const override;
+  std::vector<std::string> list(const std::string& directory) const override;
+  std::string read(const std::string& path, std::uint64_t bytes) const override;
+  std::string readlink(const std::string& path) const override;
+  std::optional<std::string> label(const std::string& path) const override;
+  FreeSpace free_space() const override;
+  void rewrite(const std::string& path, std::string_view content) override;
+  void create(const std::string& path, std::string_view content, std::uint32_t mode) override;
+  void append(const std::string& path, std::string_view content) override;
+  void remove(const std::string& path) override;
+  void rename(const std::string& from, const std::string& to) override;
+  void copy_attributes(const std::string& from, const std::string& to) override;
+  void symlink(const std::string& target, const std::string& path) override;
+  void make_directory(const std::string& path) override;
+  void set_label(const std::string& path, const std::string& label) override;
+  void flush() override;
+
+ private:
+  ext2_filsys fs() const { return handle_.get(); }
+
+  static void check(errcode_t error, const std::string& what, const char* code = "GUEST_READ_FAILED") {
+    if (error == EXT2_ET_BLOCK_ALLOC_FAIL || error == EXT2_ET_INODE_ALLOC_FAIL)
+      throw Error("GUEST_NO_SPACE", what, ext2_error(error), "make room in the guest");
+    if (error != 0)
+      throw Error(code, what, ext2_error(error));
+  }
+  static void check_write(errcode_t error, const std::string& path) {
+    check(error, "can't change " + path + " in the guest", "GUEST_WRITE_FAILED");
+  }
+
+  std::optional<ext2_ino_t> find(const std::string& path) const;
+  ext2_ino_t need(const std::string& path) const;
+  ext2_inode read_inode(ext2_ino_t ino, const std::string& path) const;
+  void write_inode(ext2_ino_t ino, ext2_inode& inode, const std::string& path);
+  std::optional<std::string> attribute(ext2_ino_t ino, const char* name) const;
+  void set_attribute(ext2_ino_t ino, const char* name, const std::string& value, const std::string& path);
+  void link(const std::string& path, ext2_ino_t ino, int type);
+  void fill(ext2_ino_t ino, std::uint64_t offset, std::string_view content, const std::string& path);
+  void release(ext2_ino_t ino, const std::string& path);
+
+  Ext2Handle handle_;
+};
+
+std::uint32_t now() {
+  return static_cast<std::uint32_t>(std::time(nullptr));
+}
+
+std::optional<ext2_ino_t> Ext4Volume::find(const std::string& path) const {
+  ext2_ino_t ino = EXT2_ROOT_INO;
+  for (const auto& part : guest_path::split(path)) {
+    ext2_ino_t next = 0;
+    const errcode_t error = ::ext2fs_lookup(fs(), ino, part.c_str(), static_cast<int>(part.size()), nullptr, &next);
+    if (error == EXT2_ET_FILE_NOT_FOUND || error == EXT2_ET_NO_DIRECTORY)
+      return std::nullopt;
+    check(error, "can't look up " + path + " in the guest");
+    ino = next;
+  }
+  return ino;
+}
+
+ext2_ino_t Ext4Volume::need(const std::string& path) const {
+  const auto ino = find(path);
+  if (!ino)
+    throw Error("GUEST_FILE_MISSING", path + " is not in the guest");
+  return *ino;
+}
+
+ext2_inode Ext4Volume::read_inode(ext2_ino_t ino, const std::string& path) const {
+  ext2_inode inode{};
+  check(::ext2fs_read_inode(fs(), ino, &inode), "can't read the inode of " + path);
+  return inode;
+}
+
+void Ext4Volume::write_inode(ext2_ino_t ino, ext2_inode& inode, const std::string& path) {
+  inode.i_ctime = now();
+  check_write(::ext2fs_write_inode(fs(), ino, &inode), path);
+}
+
+std::optional<FileStat> Ext4Volume::lstat(const std::string& path) const {
+  const auto ino = find(path);
+  if (!ino)
+    return std::nullopt;
+  const ext2_inode inode = read_inode(*ino, path);
+  FileStat stat;
+  stat.type = LINUX_S_ISREG(inode.i_mode)   ? FileType::regular
+              : LINUX_S_ISDIR(inode.i_mode) ? FileType::directory
+              : LINUX_S_ISLNK(inode.i_mode) ? FileType::symlink
+                                            : FileType::other;
+  stat.mode = inode.i_mode & 07777U;
+  stat.uid = inode_uid(inode);
+  stat.gid = inode_gid(inode);
+  stat.size = EXT2_I_SIZE(&inode);
+  return stat;
+}
+
+std::vector<std::string> Ext4Volume::list(const std::string& directory) const {
+  std::vector<std::string> names;
+  const auto ino = find(directory);
+  if (!ino || ::ext2fs_check_directory(fs(), *ino) != 0)
+    return names;
+  const auto visit = [](ext2_ino_t, int, ext2_dir_entry* entry, int, int, char*, void* out) {
+    const std::string name(entry->name, static_cast<std::size_t>(ext2fs_dirent_name_len(entry)));
+    if (name != "." && name != "..")
+      static_cast<std::vector<std::string>*>(out)->push_back(name);
+    return 0;
+  };
+  check(::ext2fs_dir_iterate2(fs(), *ino, 0, nullptr, visit, &names), "can't list " + directory);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string Ext4Volume::read(const std::string& path, std::uint64_t bytes) const {
+  const ext2_ino_t ino = need(path);
+  ext2_file_t file = nullptr;
+  check(::ext2fs_file_open(fs(), ino, 0, &file), "can't open " + path + " in the guest");
+  const std::unique_ptr<ext2_file, decltype(&::ext2fs_file_close)> closer(file, ::ext2fs_file_close);
+  __u64 size = 0;
+  check(::ext2fs_file_get_lsize(file, &size), "can't read " + path);
+  // A size field may lie; the buffer grows only as far as data comes.
+  std::string content;
+  const std::uint64_t wanted = std::min<std::uint64_t>(size, bytes);
+  while (content.size() < wanted) {
+    const std::size_t old = content.size();
+    const auto step = static_cast<unsigned>(std::min<std::uint64_t>(wanted - old, 1U << 20));
+    content.resize(old + step);
+    unsigned got = 0;
+    check(::ext2fs_file_read(file, content.data() + old, step, &got), "can't read " + path + " in the guest");
+    content.resize(old + got);
+    if (got == 0)
+      break;
+  }
+  return content;
+}
+
+std::string Ext4Volume::readlink(const std::string& path) const {
+  const ext2_ino_t ino = need(path);
+  ext2_inode inode = read_inode(ino, path);
+  if (!LINUX_S_ISLNK(inode.i_mode))
+    throw Error("GUEST_READ_FAILED", path + " is no symbolic link");
+  if (!ext2fs_is_fast_symlink(&inode))
+    return read(path, 4096);
+  const std::size_t size = std::min<std::size_t>(EXT2_I_SIZE(&inode), sizeof inode.i_block);
+  return {reinterpret_cast<const char*>(inode.i_block), size};
+}
+
+std::optional<std::string> Ext4Volume::attribute(ext2_ino_t ino, const char* name) const {
+  ext2_xattr_handle* attributes = nullptr;
+  check(::ext2fs_xattrs_open(fs(), ino, &attributes), "can't read attributes");
+  std::optional<std::string> value;
+  void* data = nullptr;
+  std::size_t length = 0;
+  if (::ext2fs_xattrs_read(attributes) == 0 && ::ext2fs_xattr_get(attributes, name, &data, &length) == 0) {
+    value.emplace(static_cast<const char*>(data), length);
+    ::ext2fs_free_mem(&data);
+  }
+  ::ext2fs_xattrs_close(&attributes);
+  return value;
+}
+
+void Ext4Volume::set_attribute(ext2_ino_t ino, const char* name, const std::string& value, const std::string& path) {
+  ext2_xattr_handle* attributes = nullptr;
+  check_write(::ext2fs_xattrs_open(fs(), ino, &attributes), path);
+  errcode_t error = ::ext2fs_xattrs_read(attributes);
+  if (error == 0)
+    error = ::ext2fs_xattr_set(attributes, name, value.data(), value.size());
+  ::ext2fs_xattrs_close(&attributes);
+  check_write(error, path);
+}
+
+std::optional<std::string> Ext4Volume::label(const std::string& path) const {
+  auto value = attribute(need(path), label_name);
+  if (value && !value->empty() && value->back() == '\0')
+    value->pop_back();
+  return value;
+}
+
+void Ext4Volume::set_label(const std::string& path, const std::string& label) {
+  set_attribute(need(path), label_name, label + '\0', path);
+}
+
+FreeSpace Ext4Volume::free_space() const {
+  FreeSpace space;
+  space.bytes = ext2fs_free_blocks_count(fs()->super) * fs()->blocksize;
+  return space;
+}
+
+void Ext4Volume::fill(ext2_ino_t ino, std::uint64_t offset, std::string_view content, const std::string& path) {
+  ext2_file_t file = nullptr;
+  check_write(::ext2fs_file_open(fs(), ino, EXT2_FILE_WRITE, &file), path);
+  const std::unique_ptr<ext2_file, decltype(&::ext2fs_file_close)> closer(file, ::ext2fs_file_close);
+  check_write(::ext2fs_file_llseek(file, offset, EXT2_SEEK_SET, nullptr), path);
+  while (!content.empty()) {
+    unsigned wrote = 0;
+    const auto step = static_cast<unsigned>(std::min<std::size_t>(content.size(), 1U << 20));
+    check_write(::ext2fs_file_write(file, content.data(), step, &wrote), path);
+    if (wrote == 0)
+      throw Error("GUEST_WRITE_FAILED", "can't change " + path + " in the guest", "nothing was written");
+    content.remove_prefix(wrote);
+  }
+  check_write(::ext2fs_file_flush(file), path);
+}
+
+void Ext4Volume::rewrite(const std::string& path, std::string_view content) {
+  const ext2_ino_t ino = need(path);
+  ext2_file_t file = nullptr;
+  check_write(::ext2fs_file_open(fs(), ino, EXT2_FILE_WRITE, &file), path);
+  const errcode_t error = ::ext2fs_file_set_size2(file, 0);
+  ::ext2fs_file_close(file);
+  check_write(error, path);
+  fill(ino, 0, content, path);
+  ext2_inode inode = read_inode(ino, path);
+  inode.i_mtime = now();
+  write_inode(ino, inode, path);
+}
+
+void Ext4Volume::append(const std::string& path, std::string_view content) {
+  const ext2_ino_t ino = need(path);
+  ext2_inode before = read_inode(ino, path);
+  fill(ino, EXT2_I_SIZE(&before), content, path);
+  ext2_inode inode = read_inode(ino, path);
+  inode.i_mtime = now();
+  write_inode(ino, inode, path);
+}
+
+void Ext4Volume::link(const std::string& path, ext2_ino_t ino, int type) {
+  const ext2_ino_t directory = need(guest_path::parent(path));
+  const std::string name = guest_path::name(path);
+  errcode_t error = ::ext2fs_link(fs(), directory, name.c_str(), ino, type);
+  if (error == EXT2_ET_DIR_NO_SPACE) {
+    check_write(::ext2fs_expand_dir(fs(), directory), path);
+    error = ::ext2fs_link(fs(), directory, name.c_str(), ino, type);
+  }
+  check_write(error, path);
+}
+
+void Ext4Volume::create(const std::string& path, std::string_view content, std::uint32_t mode) {
+  const ext2_ino_t directory = need(guest_path::parent(path));
+  ext2_ino_t ino = 0;
+  check_write(::ext2fs_new_inode(fs(), directory, LINUX_S_IFREG | 0644, nullptr, &ino), path);
+  link(path, ino, EXT2_FT_REG_FILE);
+  ::ext2fs_inode_alloc_stats2(fs(), ino, +1, 0);
+  ext2_inode inode{};
+  inode.i_mode = static_cast<__u16>(LINUX_S_IFREG | (mode & 07777U));
+  inode.i_links_count = 1;
+  inode.i_atime = inode.i_mtime = inode.i_ctime = now();
+  if (ext2fs_has_feature_extents(fs()->super)) {
+    // An empty extent tree, as libext2fs makes it for a zeroed i_block.
+    ext2_extent_handle_t extents = nullptr;
+    inode.i_flags |= EXT4_EXTENTS_FL;
+    check_write(::ext2fs_extent_open2(fs(), ino, &inode, &extents), path);
+    ::ext2fs_extent_free(extents);
+  }
+  check_write(::ext2fs_write_new_inode(fs(), ino, &inode), path);
+  fill(ino, 0, content, path);
+}
+
+void Ext4Volume::release(ext2_ino_t ino, const std::string& path) {
+  ext2_inode inode = read_inode(ino, path);
+  if (inode.i_links_count > 1) {
+    inode.i_links_count--;
+    write_inode(ino, inode, path);
+    return;
+  }
+  check_write(::ext2fs_free_ext_attr(fs(), ino, nullptr), path);
+  inode = read_inode(ino, path);
+  if (ext2fs_inode_has_valid_blocks2(fs(), &inode))
+    check_write(::ext2fs_punch(fs(), ino, &inode, nullptr, 0, ~0ULL), path);
+  inode.i_links_count = 0;
+  inode.i_dtime = now();
+  write_inode(ino, inode, path);
+  ::ext2fs_inode_alloc_stats2(fs(), ino, -1, 0);
+}
+
+void Ext4Volume::remove(const std::string& path) {
+  const ext2_ino_t ino = need(path);
+  const auto stat = lstat(path);
+  if (stat->type == FileType::directory)
+    throw Error("GUEST_WRITE_FAILED", path + " is a directory: it is not removed");
+  const std::string name = guest_path::name(path);
+  check_write(::ext2fs_unlink(fs(), need(guest_path::parent(path)), name.c_str(), ino, 0), path);
+  release(ino, path);
+}
+
+void Ext4Volume::rename(const std::string& from, const std::string& to) {
+  const ext2_ino_t ino = need(from);
+  const ext2_inode inode = read_inode(ino, from);
+  if (!LINUX_S_ISREG(inode.i_mode) && !LINUX_S_ISLNK(inode.i_mode))
+    throw Error("GUEST_WRITE_FAILED", from + " is neither a file nor a link: it is not renamed");
+  if (find(to))
+    remove(to);
+  link(to, ino, LINUX_S_ISREG(inode.i_mode) ? EXT2_FT_REG_FILE : EXT2_FT_SYMLINK);
+  const std::string name = guest_path::name(from);
+  check_write(::ext2fs_unlink(fs(), need(guest_path::parent(from)), name.c_str(), ino, 0), from);
+}
+
+void Ext4Volume::copy_attributes(const std::string& from, const std::string& to) {
+  const ext2_ino_t source = need(from), target = need(to);
+  const ext2_inode model = read_inode(source, from);
+  ext2_inode inode = read_inode(target, to);
+  inode.i_mode = static_cast<__u16>((inode.i_mode & LINUX_S_IFMT) | (model.i_mode & 07777U));
+  inode.i_uid = model.i_uid;
+  inode.i_gid = model.i_gid;
+  inode.osd2.linux2.l_i_uid_high = model.osd2.linux2.l_i_uid_high;
+  inode.osd2.linux2.l_i_gid_high = model.osd2.linux2.l_i_gid_high;
+  write_inode(target, inode, to);
+  if (const auto value = attribute(source, label_name))
+    set_attribute(target, label_name, *value, to);
+}
+
+void Ext4Volume::symlink(const std::string& target, const std::string& path) {
+  const ext2_ino_t directory = need(guest_path::parent(path));
+  const std::string name = guest_path::name(path);
+  errcode_t error = ::ext2fs_symlink(fs(), directory, 0, name.c_str(), target.c_str());
+  if (error == EXT2_ET_DIR_NO_SPACE) {
+    check_write(::ext2fs_expand_dir(fs(), directory), path);
+    error = ::ext2fs_symlink(fs(), directory, 0, name.c_str(), target.c_str());
+  }
+  check_write(error, path);
+}
+
+void Ext4Volume::make_directory(const std::string& path) {
+  const ext2_ino_t directory = need(guest_path::parent(path));
+  const std::string name = guest_path::name(path);
+  errcode_t error = ::ext2fs_mkdir(fs(), directory, 0, name.c_str());
+  if (error == EXT2_ET_DIR_NO_SPACE) {
+    check_write(::ext2fs_expand_dir(fs(), directory), path);
+    error = ::ext2fs_mkdir(fs(), directory, 0, name.c_str());
+  }
+  check_write(error, path);
+  const ext2_ino_t ino = need(path);
+  ext2_inode inode = read_inode(ino, path);
+  inode.i_mode = LINUX_S_IFDIR | 0755;
+  write_inode(ino, inode, path);
+}
+
+void Ext4Volume::flush() {
+  check(::ext2fs_flush(fs()), "can't write an ext filesystem's tables", "GUEST_WRITE_FAILED");
+}
+
+/// Why libext2fs must not write this filesystem; empty: it may.
+std::string refusal(const ext2_super_block& super) {
+  ext2_super_block s = super; // the feature helpers take a pointer to non-const
+  if (ext2fs_has_feature_journal_needs_recovery(&s))
+    return "its journal must be replayed";
+  if ((s.s_state & EXT2_ERROR_FS) != 0 || (s.s_state & EXT2_VALID_FS) == 0)
+    return "it was not unmounted cleanly or has errors noted";
+  if (s.s_last_orphan != 0)
+    return "it holds orphaned inodes";
+  struct Feature {
+    bool there;
+    const char* name;
+  };
+  for (const Feature& f : {Feature{ext2fs_has_feature_bigalloc(&s) != 0, "bigalloc"},
+                           Feature{ext2fs_has_feature_inline_data(&s) != 0, "inline data"},
+                           Feature{ext2fs_has_feature_encrypt(&s) != 0, "encrypted directories"},
+                           Feature{ext2fs_has_feature_casefold(&s) != 0, "case-folded directories"},
+                           Feature{ext2fs_has_feature_quota(&s) != 0, "quota inodes"},
+                           Feature{ext2fs_has_feature_mmp(&s) != 0, "multi-mount protection"}})
+    if (f.there)
+      return std::string("it uses ") + f.name;
+  return {};
+}
+
+} // namespace
+
+std::unique_ptr<Volume> open_ext4_volume(Overlay& disk, Range range, std::string& why_not) {
+  try {
+    Ext2Handle handle = Ext2Handle::open_writable(disk, range);
+    why_not = refusal(*handle.get()->super);
+    if (!why_not.empty())
+      return nullptr;
+    return std::make_unique<Ext4Volume>(std::move(handle));
+  } catch (const Error& error) {
+    why_not = error.what();
+    return nullptr;
+  }
+}
+
+} // namespace kvmport

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// ext4 changed in user space: the kernel's own fsck must find nothing, and the kernel must read what was written.
+#include "base/process.h"
+#include "formats/overlay.h"
+#include "libconvert/guest/userspace/volume.h"
+#include "tests/support/tempdir.h"
+
+#include <gtest/gtest.h>
+
+namespace fs = std::filesystem;
+
+namespace kvmport::test {
+namespace {
+
+/// A filesystem made by mke2fs from a directory, below an overlay.
+class Ext4 : public testing::TestWithParam<std::vector<std::string>> {
+ protected:
+  void make(const std::vector<std::string>& options, const std::string& size = "64M") {
+    std::vector<std::string> argv{"mke2fs", "-q", "-F"};
+    argv.insert(argv.end(), options.begin(), options.end());
+    argv.insert(argv.end(), {"-d", tree().string(), disk().string(), size});
+    must_run(argv);
+    run_process({"e2fsck", "-fyD", disk().string()}, std::chrono::minutes(1)); // makes hashed directories
+    open();
+  }
+  void open() {
+    image_ = open_image(disk(), {.format = "raw", .allowed_directories = {}, .window = {}});
+    overlay_ = std::make_unique<Overlay>(*image_, dir_.path(), 1ULL << 30);
+    volume_ = open_ext4_volume(*overlay_, {0, image_->size()}, why_not_);
+  }
+  /// The overlay's view as a file, checked by e2fsck.
+  fs::path checked() {
+    volume_->flush();
+    const fs::path out = dir_.path() / "out.img";
+    fs::copy_file(disk(), out, fs::copy_options::overwrite_existing);
+    UniqueFd fd = open_existing(out);
+    for (const auto& extent : overlay_->dirty()) {
+      Bytes bytes(extent.range.length);
+      overlay_->read(extent.range.offset, bytes);
+      write_exact(fd.get(), extent.range.offset, bytes, "out");
+    }
+    const ProcessResult fsck = run_process({"e2fsck", "-fn", out.string()}, std::chrono::minutes(1));
+    EXPECT_EQ(fsck.exit_code, 0) << fsck.out << fsck.err;
+    return out;
+  }
+  std::string debugfs(const fs::path& image, const std::string& request) {
+    return must_run({"debugfs", "-R", request, image.string()});
+  }
+  fs::path tree() const { return dir_.path() / "tree"; }
+  fs::path disk() const { return dir_.path() / "disk.img"; }
+  void put(const std::string& path, const std::string& content) {
+    fs::create_directories((tree() / path).parent_path());
+    write_file_durably(tree() / path, content);
+  }
+
+  TempDir dir_;
+  std::unique_ptr<Image> image_;
+  std::unique_ptr<Overlay> overlay_;
+  std::unique_ptr<Volume> volume_;
+  std::string why_not_;
+};
+
+TEST_P(Ext4, EveryChangeIsWhatTheKernelReadsAndFsckIsClean) {
+  put("etc/fstab", "/dev/sda1 / ext4\n");
+  put("etc/big", std::string(3000000, 'x'));
+  put("boot/initrd", std::string(5000001, 'i'));
+  fs::permissions(tree() / "etc/fstab", fs::perms(0640));
+  // Enough names for an hashed directory of several blocks.
+  for (int i = 0; i < 400; i++)
+    put("etc/many/a-rather-long-file-name-number-" + std::to_string(i), std::to_string(i));
+  make(GetParam());
+  ASSERT_TRUE(volume_) << why_not_;
+
+  EXPECT_EQ(volume_->read("/etc/fstab", 1000), "/dev/sda1 / ext4\n");
+  EXPECT_EQ(volume_->list("/"), (std::vector<std::string>{"boot", "etc", "lost+found"}));
+  EXPECT_EQ(volume_->list("/etc/many").size(), 400U);
+
+  const std::string longer(70000, 'f');
+  volume_->rewrite("/etc/fstab", longer);
+  volume_->rewrite("/etc/big", "small now\n");
+  volume_->append("/boot/initrd", std::string(2000003, 'n'));
+  volume_->create("/etc/new", "new\n", 0600);
+  volume_->copy_attributes("/etc/fstab", "/etc/new");
+  for (int i = 0; i < 100; i++)
+    volume_->create("/etc/many/one-more-file-with-a-long-name-" + std::to_string(i), "more", 0644);
+  for (int i = 0; i < 400; i += 3)
+    volume_->remove("/etc/many/a-rather-long-file-name-number-" + std::to_string(i));
+  volume_->make_directory("/etc/dir");
+  volume_->rename("/etc/new", "/etc/dir/renamed");
+  volume_->symlink("/dev/null", "/etc/link");
+  volume_->symlink(std::string(200, 'l'), "/etc/long-link");
+  volume_->set_label("/etc/dir/renamed", "system_u:object_r:etc_t:s0");
+
+  EXPECT_EQ(volume_->label("/etc/dir/renamed"), "system_u:object_r:etc_t:s0");
+  EXPECT_EQ(volume_->readlink("/etc/link"), "/dev/null");
+  EXPECT_EQ(volume_->readlink("/etc/long-link"), std::string(200, 'l'));
+  EXPECT_EQ(volume_->lstat("/etc/dir/renamed")->mode, 0640U);
+
+  const fs::path out = checked();
+  EXPECT_EQ(debugfs(out, "cat /etc/fstab"), longer);
+  EXPECT_EQ(debugfs(out, "cat /etc/big"), "small now\n");
+  EXPECT_EQ(debugfs(out, "cat /etc/dir/renamed"), "new\n");
+  EXPECT_EQ(debugfs(out, "cat /boot/initrd"), std::string(5000001, 'i') + std::string(2000003, 'n'));
+  EXPECT_EQ(debugfs(out, "cat /etc/many/one-more-file-with-a-long-name-99"), "more");
+  EXPECT_EQ(volume_->list("/etc/many").size(), 366U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Ext4,
+                         testing::Values(std::vector<std::string>{"-t", "ext4"},
+                                         std::vector<std::string>{"-t", "ext4", "-b", "1024"},
+                                         std::vector<std::string>{"-t", "ext4", "-O", "^metadata_csum,^64bit"},
+                                         std::vector<std::string>{"-t", "ext4", "-I", "128"},
+                                         std::vector<std::string>{"-t", "ext3"},
+                                         std::vector<std::string>{"-t", "ext2"}));
+
+using Ext4Refusal = Ext4;
+
+TEST_F(Ext4Refusal, AFullFilesystemIsSaid) {
+  put("a", "a");
+  make({"-t", "ext4"}, "8M");
+  ASSERT_TRUE(volume_) << why_not_;
+  try {
+    volume_->append("/a", std::string(20U << 20, 'x'));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), "GUEST_NO_SPACE");
+  }
+}
+
+TEST_F(Ext4Refusal, WhatLibext2fsCannotWriteSafelyIsLeftAlone) {
+  put("a", "a");
+  for (const char* feature : {"bigalloc", "inline_data", "encrypt", "quota"}) {
+    make({"-t", "ext4", "-O", feature});
+    EXPECT_FALSE(volume_) << feature;
+    EXPECT_FALSE(why_not_.empty()) << feature;
+  }
+  make({"-t", "ext4"});
+  must_run({"debugfs", "-w", "-R", "feature needs_recovery", disk().string()});
+  open();
+  EXPECT_FALSE(volume_);
+  EXPECT_NE(why_not_.find("journal"), std::string::npos) << why_not_;
+}
+
+TEST_F(Ext4Refusal, AClaimedSizeBeyondThePartitionIsRefused) {
+  put("a", "a");
+  make({"-t", "ext4"});
+  fs::resize_file(disk(), 32U << 20);
+  open();
+  EXPECT_FALSE(volume_);
+  EXPECT_FALSE(why_not_.empty());
+}
+
+} // namespace
+} // namespace kvmport::test
