@@ -68,6 +68,27 @@ void require_power_of_two(const SourceFile& file, std::uint64_t value, std::uint
                   "it is " + std::to_string(value));
 }
 
+BitRun bit_run(ByteSpan bitmap, std::uint64_t first, std::uint64_t max, bool msb_first) {
+  const std::uint64_t end = std::min<std::uint64_t>(bitmap.size() * 8, first + max);
+  const auto bit = [&](std::uint64_t i) {
+    const unsigned shift = msb_first ? 7 - i % 8 : i % 8;
+    return (std::to_integer<unsigned>(bitmap[i / 8]) >> shift & 1) != 0;
+  };
+  detail::check_bounds(bitmap.size(), first / 8, 1);
+  const bool value = bit(first);
+  const std::byte same = value ? std::byte{0xff} : std::byte{0};
+  std::uint64_t at = first;
+  while (at < end) {
+    if (at % 8 == 0 && end - at >= 8 && bitmap[at / 8] == same)
+      at += 8;
+    else if (bit(at) == value)
+      at++;
+    else
+      break;
+  }
+  return {value, at - first};
+}
+
 // --- the image ---------------------------------------------------------------------------------------------------
 
 void PiecedImage::set_parent(std::unique_ptr<Image> parent) {

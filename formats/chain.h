@@ -128,6 +128,14 @@ std::string at_offset(std::uint64_t offset);
 void require_power_of_two(const SourceFile& file, std::uint64_t value, std::uint64_t low, std::uint64_t high,
                           const std::string& what);
 
+/// How many bits from `first` on (at most `max`, and inside `bitmap`) equal the first one. Bit 0 of a byte comes first,
+/// or last when `msb_first`.
+struct BitRun {
+  bool value = false;
+  std::uint64_t count = 0;
+};
+BitRun bit_run(ByteSpan bitmap, std::uint64_t first, std::uint64_t max, bool msb_first);
+
 /// UTF-16 text up to a NUL as UTF-8; malformed units become '?'.
 std::string utf16_text(ByteSpan bytes, bool big_endian);
 

@@ -25,9 +25,13 @@ Opener opener_of(const std::string& format) {
       {"raw", open_raw},
       {"qcow2", open_qcow2},
       {"vmdk", open_vmdk},
+      {"vdi", open_vdi},
+      {"vhd", open_vhd},
+      {"vhdx", open_vhdx},
       // What qcow2 headers call raw and VHD.
       {"file", open_raw},
       {"host_device", open_raw},
+      {"vpc", open_vhd},
   };
   const auto found = openers.find(format);
   return found == openers.end() ? nullptr : found->second;
