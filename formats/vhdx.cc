@@ -4,6 +4,7 @@
 #include "formats/vhdx_header.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <fmt/format.h>
 
@@ -61,6 +62,7 @@ class VhdxImage final : public PiecedImage {
   std::unique_ptr<PatchedFile> file_;
   Layout layout_;
   std::string parent_name_;
+  mutable std::atomic<bool> draft_states_{false};
   mutable PageCache pages_{64U << 20}; ///< of block table and sector bitmaps, by file offset
   static constexpr std::uint64_t page_bytes = 64U << 10;
 };
@@ -173,8 +175,10 @@ void VhdxImage::validate() const {
     claim(range, "metadata");
   const std::uint64_t ratio = layout_.chunk_ratio();
   std::uint64_t bitmap_of_chunk = ~std::uint64_t{0};
+  bool draft = false;
   for (std::uint64_t block = 0; block < layout_.blocks(); block++) {
     const Entry entry = payload(block);
+    draft = draft || entry.state == unmapped_draft;
     if (entry.state != fully_present && entry.state != partially_present)
       continue;
     claim({entry.host, layout_.block_size}, fmt::format("block {}", block));
@@ -183,6 +187,7 @@ void VhdxImage::validate() const {
       claim({bitmap_of(block).host, mib}, "a sector bitmap");
     }
   }
+  draft_states_ = draft;
 }
 
 ImageInfo VhdxImage::info() const {
@@ -194,6 +199,8 @@ ImageInfo VhdxImage::info() const {
   info.block_size = layout_.block_size;
   info.files = {source().path()};
   info.notes = layout_.notes;
+  if (draft_states_)
+    info.notes.push_back("blocks have state 5 of a draft of the format; they read as zeros");
   info.details["data_write_guid"] = layout_.data_write_guid;
   if (parent()) {
     info.details["parent"] = parent_name_;

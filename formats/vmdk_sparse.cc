@@ -27,8 +27,8 @@ SparseExtent::SparseExtent(SourceFile file) : file_(std::move(file)) {
 }
 
 void SparseExtent::read_header() {
-  const Bytes header = file_.read_bytes(0, sector);
-  if (load_le<std::uint32_t>(header, 0) != magic)
+  const Bytes header = file_.read_bytes(0, std::min(file_.size(), sector));
+  if (header.size() < sector || load_le<std::uint32_t>(header, 0) != magic)
     throw corrupt(file_, "is not a sparse VMDK extent", "the magic number KDMV is missing");
   parse_fields(header, false);
   require_power_of_two(file_, grain_, 8 * sector, 64U << 20, "the grain size of the VMDK header in bytes");
