@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a conversion gets into the guest: in user space where that is safe (milliseconds), else through the libguestfs
+// appliance (a virtual machine: seconds of CPU). One decision per guest, with its reason.
+#pragma once
+
+#include "base/events.h"
+#include "formats/overlay.h"
+#include "libconvert/guest/appliance.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace kvmport {
+
+/// The guest's system, found and mounted over the overlays. One thread at a time.
+class GuestAccess {
+ public:
+  virtual ~GuestAccess() = default;
+  /// What was found.
+  virtual const GuestInfo& info() const = 0;
+  /// The mounted tree.
+  virtual GuestFilesystem& filesystem() = 0;
+  /// Everything written so far lies in the overlays; from now on changes go to `next`, one per disk, each over the one
+  /// before. The tree is the same, the GuestFilesystem may be another.
+  virtual void continue_on(const std::vector<Overlay*>& next) = 0;
+  /// Everything lies in the overlays; the tree is gone.
+  virtual void finish() = 0;
+};
+
+enum class AccessWish { automatic, userspace, appliance };
+
+/// Opens the guest. `disks`: one overlay per machine.disks. `socket_directory`: private. Errors: those of Appliance,
+/// and GUEST_UNSUPPORTED when user space is asked for and can't do it.
+std::unique_ptr<GuestAccess> open_guest(const Machine& machine, const std::vector<Overlay*>& disks,
+                                        const ApplianceOptions& options, AccessWish wish,
+                                        const std::filesystem::path& socket_directory, EventSink& sink,
+                                        const StopToken& stop);
+
+/// Only user space; nothing (and the reason in `why_not`) when it is not safe or not enough.
+std::unique_ptr<GuestAccess> open_guest_in_userspace(const Machine& machine, const std::vector<Overlay*>& disks,
+                                                     const ApplianceOptions& options, std::string& why_not);
+
+} // namespace kvmport
