@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/copy/ext_free.h"
-#include "libconvert/copy/image_channel.h"
+
+#include "formats/ext2_io.h"
+#include "formats/partitions.h"
 
 #include <algorithm>
 #include <bit>
-#include <et/com_err.h>
 #include <fmt/format.h>
 #include <memory>
 
@@ -41,39 +42,10 @@ void require(bool right, const char* why) {
     throw Doubt{why};
 }
 
-/// Something else may have taken a place where an ext superblock is left over: then that is what counts.
-void refuse_other_signatures(const Image& image, Range range) {
-  struct Signature {
-    std::uint64_t offset;
-    std::string_view bytes;
-  };
-  using namespace std::string_view_literals;
-  static constexpr Signature signatures[] = {
-      {0, "XFSB"},
-      {0, "LUKS\xba\xbe"},
-      {3, "NTFS    "},
-      {3, "EXFAT   "},
-      {54, "FAT1"},
-      {82, "FAT32"},
-      {0x10040, "_BHRfS_M"},
-      {512, "LABELONE"},
-      {0, "LABELONE"},
-      {1024, "LABELONE"},
-      {1536, "LABELONE"},
-      {4086, "SWAPSPACE2"},
-      {4086, "SWAP-SPACE"},
-      {4096, "\xfc\x4e\x2b\xa9"sv},
-      {0, "\xfc\x4e\x2b\xa9"sv},
-      {0x8001, "CD001"},
-      {4120, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"sv}, // bcache
-  };
-  for (const Signature& signature : signatures) {
-    Bytes bytes(signature.bytes.size());
-    if (signature.offset + bytes.size() > range.length)
-      continue;
-    image.read(range.offset + signature.offset, bytes);
-    require(as_text(bytes) != signature.bytes, "there are signatures of something else as well");
-  }
+/// Something else may have taken a place where an ext superblock was left over: then that is what counts. libblkid
+/// names nothing when it sees signatures of two things.
+void refuse_other_contents(const Image& image, Range range) {
+  require(probe_content(image, range).type.starts_with("ext"), "there are signatures of something else as well");
 }
 
 /// Everything that can be checked before the library sees the superblock, so that it allocates nothing by a number that
@@ -115,11 +87,6 @@ void check_superblock(ByteSpan s, Range range) {
   require(inodes_per_group * inode / block < per_group, "its superblock is impossible");
 }
 
-struct CloseFilesystem {
-  void operator()(ext2_filsys fs) const { ext2fs_free(fs); }
-};
-using Filesystem = std::unique_ptr<struct_ext2_filsys, CloseFilesystem>;
-
 /// Bits of one group's map, set where a block is in use.
 class GroupMap {
  public:
@@ -149,38 +116,31 @@ class GroupMap {
 
 class ExtReader {
  public:
-  ExtReader(const Image& image, Range range) : window_{image, range} {}
+  ExtReader(const Image& image, Range range)
+      : image_(image), range_(range), handle_(Ext2Handle::open(image, range)), fs_(handle_.get()),
+        block_(fs_->blocksize), blocks_(ext2fs_blocks_count(fs_->super)) {
+    require(blocks_ <= range.length / block_ && fs_->group_desc_count <= most_groups, "its superblock changed");
+  }
 
   std::vector<Range> read();
 
  private:
-  void open();
   void add_metadata(std::uint64_t first, std::uint64_t count);
   void find_metadata();
   void read_group(dgrp_t group, GroupMap& map);
   std::uint64_t take_free(dgrp_t group, const GroupMap& map);
   void end_run();
 
-  const ImageWindow window_;
-  Filesystem fs_;
-  std::uint64_t block_ = 0, blocks_ = 0;
+  const Image& image_;
+  const Range range_;
+  const Ext2Handle handle_;
+  const ext2_filsys fs_;
+  const std::uint64_t block_, blocks_;
   std::vector<Range> metadata_; ///< in blocks, sorted, merged: never free, whatever a map says
   std::size_t metadata_at_ = 0;
   Range run_; ///< free so far, may go on in the next group
   std::vector<Range> free_;
 };
-
-void ExtReader::open() {
-  ext2_filsys fs = nullptr;
-  const errcode_t error =
-      ext2fs_open2(image_io_name(window_).c_str(), nullptr, EXT2_FLAG_64BITS, 0, 0, image_io_manager(), &fs);
-  if (error != 0)
-    throw Doubt{std::string("it can't be read: ") + ::error_message(error)};
-  fs_.reset(fs);
-  block_ = fs->blocksize;
-  blocks_ = ext2fs_blocks_count(fs->super);
-  require(blocks_ <= window_.range.length / block_ && fs->group_desc_count <= most_groups, "its superblock changed");
-}
 
 void ExtReader::add_metadata(std::uint64_t first, std::uint64_t count) {
   require(first >= fs_->super->s_first_data_block && first < blocks_ && count <= blocks_ - first,
@@ -194,10 +154,10 @@ void ExtReader::find_metadata() {
   const bool meta_bg = ext2fs_has_feature_meta_bg(fs_->super);
   const std::uint64_t descriptors = meta_bg ? super.s_first_meta_bg : fs_->desc_blocks + super.s_reserved_gdt_blocks;
   for (dgrp_t group = 0; group < fs_->group_desc_count; group++) {
-    require(ext2fs_group_desc_csum_verify(fs_.get(), group) != 0, "a group descriptor's checksum is wrong");
+    require(ext2fs_group_desc_csum_verify(fs_, group) != 0, "a group descriptor's checksum is wrong");
     blk64_t super_block = 0, old_descriptors = 0, new_descriptors = 0;
     blk_t used = 0;
-    if (ext2fs_super_and_bgd_loc2(fs_.get(), group, &super_block, &old_descriptors, &new_descriptors, &used) != 0)
+    if (ext2fs_super_and_bgd_loc2(fs_, group, &super_block, &old_descriptors, &new_descriptors, &used) != 0)
       throw Doubt{"its descriptors can't be found"};
     if (super_block != 0 || (group == 0 && super.s_first_data_block == 0))
       add_metadata(super_block, 1);
@@ -206,9 +166,9 @@ void ExtReader::find_metadata() {
                    std::min<std::uint64_t>(descriptors, blocks_ - std::min<std::uint64_t>(blocks_, old_descriptors)));
     if (new_descriptors != 0)
       add_metadata(new_descriptors, 1);
-    add_metadata(ext2fs_block_bitmap_loc(fs_.get(), group), 1);
-    add_metadata(ext2fs_inode_bitmap_loc(fs_.get(), group), 1);
-    add_metadata(ext2fs_inode_table_loc(fs_.get(), group), fs_->inode_blocks_per_group);
+    add_metadata(ext2fs_block_bitmap_loc(fs_, group), 1);
+    add_metadata(ext2fs_inode_bitmap_loc(fs_, group), 1);
+    add_metadata(ext2fs_inode_table_loc(fs_, group), fs_->inode_blocks_per_group);
   }
   std::sort(metadata_.begin(), metadata_.end(), [](const Range& a, const Range& b) { return a.offset < b.offset; });
   std::vector<Range> merged;
@@ -223,18 +183,17 @@ void ExtReader::find_metadata() {
 
 /// Fills `map` for a group, checked against the group's own metadata.
 void ExtReader::read_group(dgrp_t group, GroupMap& map) {
-  const bool unused =
-      ext2fs_has_group_desc_csum(fs_.get()) && ext2fs_bg_flags_test(fs_.get(), group, EXT2_BG_BLOCK_UNINIT);
+  const bool unused = ext2fs_has_group_desc_csum(fs_) && ext2fs_bg_flags_test(fs_, group, EXT2_BG_BLOCK_UNINIT);
   if (unused) {
     map.clear();
   } else {
-    window_.image.read(window_.range.offset + ext2fs_block_bitmap_loc(fs_.get(), group) * block_, map.bytes());
-    require(ext2fs_block_bitmap_csum_verify(fs_.get(), group, reinterpret_cast<char*>(map.bytes().data()),
+    image_.read(range_.offset + ext2fs_block_bitmap_loc(fs_, group) * block_, map.bytes());
+    require(ext2fs_block_bitmap_csum_verify(fs_, group, reinterpret_cast<char*>(map.bytes().data()),
                                             static_cast<int>(fs_->super->s_blocks_per_group / 8)) != 0,
             "a block map's checksum is wrong");
   }
-  const std::uint64_t first = ext2fs_group_first_block2(fs_.get(), group);
-  const std::uint64_t last = ext2fs_group_last_block2(fs_.get(), group);
+  const std::uint64_t first = ext2fs_group_first_block2(fs_, group);
+  const std::uint64_t last = ext2fs_group_last_block2(fs_, group);
   while (metadata_at_ < metadata_.size() && metadata_[metadata_at_].end() <= first)
     metadata_at_++;
   for (std::size_t i = metadata_at_; i < metadata_.size() && metadata_[i].offset <= last; i++) {
@@ -253,12 +212,12 @@ void ExtReader::end_run() {
 
 /// Adds the group's free runs; returns the number of its free blocks.
 std::uint64_t ExtReader::take_free(dgrp_t group, const GroupMap& map) {
-  const std::uint64_t first = ext2fs_group_first_block2(fs_.get(), group);
-  const std::uint64_t count = ext2fs_group_last_block2(fs_.get(), group) - first + 1;
+  const std::uint64_t first = ext2fs_group_first_block2(fs_, group);
+  const std::uint64_t count = ext2fs_group_last_block2(fs_, group) - first + 1;
   std::uint64_t free = 0;
   for (std::uint64_t at = map.find(0, count, false); at < count;) {
     const std::uint64_t end = map.find(at, count, true);
-    const Range range{window_.range.offset + (first + at) * block_, (end - at) * block_};
+    const Range range{range_.offset + (first + at) * block_, (end - at) * block_};
     free += end - at;
     if (run_.end() == range.offset) {
       run_.length += range.length;
@@ -272,14 +231,13 @@ std::uint64_t ExtReader::take_free(dgrp_t group, const GroupMap& map) {
 }
 
 std::vector<Range> ExtReader::read() {
-  open();
   find_metadata();
   GroupMap map(block_);
   std::uint64_t free = 0;
   for (dgrp_t group = 0; group < fs_->group_desc_count; group++) {
     read_group(group, map);
     const std::uint64_t in_group = take_free(group, map);
-    require(in_group == ext2fs_bg_free_blocks_count(fs_.get(), group), "a group's count of free blocks is wrong");
+    require(in_group == ext2fs_bg_free_blocks_count(fs_, group), "a group's count of free blocks is wrong");
     free += in_group;
   }
   require(free == ext2fs_free_blocks_count(fs_->super), "its count of free blocks is wrong");
@@ -302,7 +260,7 @@ ExtFree read_ext_free(const Image& image, Range range) {
   const bool extents = (load_le<std::uint32_t>(super, 96) & EXT3_FEATURE_INCOMPAT_EXTENTS) != 0;
   const std::string kind = extents ? "ext4" : journal ? "ext3" : "ext2";
   try {
-    refuse_other_signatures(image, range);
+    refuse_other_contents(image, range);
     check_superblock(super, range);
     result.free = ExtReader(image, range).read();
     std::uint64_t bytes = 0;
