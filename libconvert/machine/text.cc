@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/machine/text.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -57,6 +58,38 @@ std::optional<std::string> to_utf8(std::string_view text, const std::string& enc
   return out;
 }
 
+std::string clean_utf8(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size();) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    const std::size_t length = c < 0x80                ? 1
+                               : c >= 0xC2 && c < 0xE0 ? 2
+                               : c >= 0xE0 && c < 0xF0 ? 3
+                               : c >= 0xF0 && c < 0xF5 ? 4
+                                                       : 0;
+    bool good = length > 0 && i + length <= text.size();
+    for (std::size_t k = 1; good && k < length; k++)
+      good = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
+    if (good && length == 1)
+      good = c >= 0x20 ? c != 0x7F : c == '\n' || c == '\t';
+    if (good && length == 3) { // surrogates, U+FFFE, U+FFFF and overlong forms
+      const auto second = static_cast<unsigned char>(text[i + 1]), third = static_cast<unsigned char>(text[i + 2]);
+      good = !(c == 0xE0 && second < 0xA0) && !(c == 0xED && second >= 0xA0) &&
+             !(c == 0xEF && second == 0xBF && third >= 0xBE);
+    }
+    if (good && length == 4) {
+      const auto second = static_cast<unsigned char>(text[i + 1]);
+      good = !(c == 0xF0 && second < 0x90) && !(c == 0xF4 && second >= 0x90);
+    }
+    if (good)
+      out.append(text.substr(i, length));
+    else
+      out += c == '\r' ? ' ' : '?';
+    i += good ? length : 1;
+  }
+  return out;
+}
+
 std::string lower(std::string_view text) {
   std::string out(text);
   for (char& c : out)
@@ -78,11 +111,16 @@ bool starts_with_nocase(std::string_view text, std::string_view prefix) {
 }
 
 std::string printable(std::string_view text, std::size_t limit) {
-  std::string out;
-  for (char c : text.substr(0, limit))
-    out += static_cast<unsigned char>(c) < 0x20 || c == 0x7F ? ' ' : c;
-  if (text.size() > limit)
-    out += "...";
+  std::string out = clean_utf8(text.substr(0, limit + 4));
+  for (char& c : out)
+    if (c == '\n' || c == '\t')
+      c = ' ';
+  if (text.size() > limit) {
+    std::size_t end = std::min(limit, out.size());
+    while (end > 0 && (static_cast<unsigned char>(out[end]) & 0xC0) == 0x80)
+      end--;
+    out = out.substr(0, end) + "...";
+  }
   return out;
 }
 

@@ -15,10 +15,13 @@ namespace kvmport {
 /// valid in it. Encodings that hold shell or markup characters in odd places (UTF-7) are unknown here.
 std::optional<std::string> to_utf8(std::string_view text, const std::string& encoding);
 
+/// Text that XML 1.0 and JSON can hold: valid UTF-8, without control characters but tab and newline; '?' for the rest.
+std::string clean_utf8(std::string_view text);
+
 std::string lower(std::string_view text); ///< ASCII only
 std::string_view trimmed(std::string_view text);
 bool starts_with_nocase(std::string_view text, std::string_view prefix);
-/// For messages and notes: control characters become spaces, at most `limit` bytes.
+/// For messages and notes: clean_utf8 on one line, at most `limit` bytes and "...".
 std::string printable(std::string_view text, std::size_t limit = 200);
 
 /// A decimal number that is all of `text` (spaces around it are fine).

@@ -2,6 +2,7 @@
 #include "libconvert/source/source.h"
 
 #include "formats/readers.h"
+#include "libconvert/machine/text.h"
 #include "libconvert/source/unpack.h"
 
 #include <algorithm>
@@ -137,6 +138,7 @@ Source open_source_machine(const std::vector<fs::path>& paths, const SourceOptio
   source.machine = described ? read_description(kind, paths.front(), options.read) : bare_machine(paths);
   if (!options.name.empty())
     source.machine.name = options.name;
+  source.machine.name = clean_utf8(source.machine.name);
   for (MachineDisk& disk : source.machine.disks) {
     const std::string& format = described ? disk.format : options.input_format;
     try {

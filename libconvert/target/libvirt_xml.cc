@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Follows libvirt's domain format, https://libvirt.org/formatdomain.html (elements in the order in which libvirt writes
 // them).
+#include "libconvert/machine/text.h"
 #include "libconvert/target/target.h"
 
 #include <map>
@@ -10,48 +11,15 @@
 namespace kvmport {
 namespace {
 
-/// Text that XML 1.0 can hold: valid UTF-8 without control characters.
-std::string xml_text(std::string_view text) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size();) {
-    const auto c = static_cast<unsigned char>(text[i]);
-    const std::size_t length = c < 0x80                ? 1
-                               : c >= 0xC2 && c < 0xE0 ? 2
-                               : c >= 0xE0 && c < 0xF0 ? 3
-                               : c >= 0xF0 && c < 0xF5 ? 4
-                                                       : 0;
-    bool good = length > 0 && i + length <= text.size();
-    for (std::size_t k = 1; good && k < length; k++)
-      good = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
-    if (good && length == 1)
-      good = c >= 0x20 ? c != 0x7F : c == '\n' || c == '\t';
-    if (good && length == 3) { // surrogates, U+FFFE, U+FFFF and overlong forms
-      const auto second = static_cast<unsigned char>(text[i + 1]), third = static_cast<unsigned char>(text[i + 2]);
-      good = !(c == 0xE0 && second < 0xA0) && !(c == 0xED && second >= 0xA0) &&
-             !(c == 0xEF && second == 0xBF && third >= 0xBE);
-    }
-    if (good && length == 4) {
-      const auto second = static_cast<unsigned char>(text[i + 1]);
-      good = !(c == 0xF0 && second < 0x90) && !(c == 0xF4 && second >= 0x90);
-    }
-    if (good)
-      out.append(text.substr(i, length));
-    else
-      out += c == '\r' ? ' ' : '?';
-    i += good ? length : 1;
-  }
-  return out;
-}
-
 using Attributes = std::vector<std::pair<const char*, std::string>>;
 
-/// Writes elements in order; every value goes through xml_text and the printer's escaping.
+/// Writes elements in order; every value goes through clean_utf8 and the printer's escaping.
 class Writer {
  public:
   void open(const char* name, const Attributes& attributes = {}) {
     printer_.OpenElement(name);
     for (const auto& [key, value] : attributes)
-      printer_.PushAttribute(key, xml_text(value).c_str());
+      printer_.PushAttribute(key, clean_utf8(value).c_str());
   }
   void close() { printer_.CloseElement(); }
   void empty(const char* name, const Attributes& attributes = {}) {
@@ -60,13 +28,13 @@ class Writer {
   }
   void text(const char* name, const std::string& value, const Attributes& attributes = {}) {
     open(name, attributes);
-    printer_.PushText(xml_text(value).c_str());
+    printer_.PushText(clean_utf8(value).c_str());
     close();
   }
   /// A comment may not contain "--" nor end with "-".
   void comment(const std::string& value) {
     std::string safe = " ";
-    for (char c : xml_text(value))
+    for (char c : clean_utf8(value))
       safe += c == '-' && safe.back() == '-' ? '_' : c;
     printer_.PushComment((safe + " ").c_str());
   }

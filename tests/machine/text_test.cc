@@ -61,6 +61,27 @@ TEST(Text, Encodings) {
   EXPECT_EQ(to_utf8(large, "utf-8"), large);
 }
 
+TEST(Text, CleanAndPrintable) {
+  const std::pair<std::string, std::string> rows[] = {{"plain é 你 😀", "plain é 你 😀"},
+                                                      {"a\x01"
+                                                       "b\x7F",
+                                                       "a?b?"},
+                                                      {"\xC3(", "?("},
+                                                      {"\xED\xA0\x80", "???"},
+                                                      {"\xC0\xAF", "??"},
+                                                      {"\xF4\x90\x80\x80", "????"},
+                                                      {"cut \xE4\xBD", "cut ??"},
+                                                      {"line\nline\t", "line\nline\t"},
+                                                      {"\xEF\xBF\xBF", "???"}};
+  for (const auto& [in, out] : rows)
+    EXPECT_EQ(clean_utf8(in), out);
+  EXPECT_EQ(printable("a\nb\tc"), "a b c");
+  EXPECT_EQ(printable("12345678", 8), "12345678");
+  EXPECT_EQ(printable("123456789", 8), "12345678...");
+  EXPECT_EQ(printable("1234567你", 8), "1234567...");
+  EXPECT_EQ(printable("你", 1), "...");
+}
+
 TEST(Text, PercentEscapes) {
   EXPECT_EQ(percent_decoded("a%20b%2Fc"), "a b/c");
   EXPECT_EQ(percent_decoded("a%2"), std::nullopt);
