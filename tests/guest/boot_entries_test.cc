@@ -233,6 +233,10 @@ TEST(CmdlineSources, DefaultGrubAndOthers) {
           {"/etc/update-extlinux.conf", "root=/dev/sda1\nmodules=sd-mod,ext4\ndefault_kernel_opts=\"quiet\"\n",
            "root=" + u1 + "\nmodules=sd-mod,ext4\ndefault_kernel_opts=\"quiet\"\n"},
           {"/etc/default/extlinux", "EXTLINUX_ROOT=\"root=/dev/sda1\"\n", "EXTLINUX_ROOT=\"root=" + u1 + "\"\n"},
+          {"/etc/dracut.conf.d/own.conf", "add_drivers+=\" x \"\nkernel_cmdline=\"root=/dev/sda1\"\n",
+           "add_drivers+=\" x \"\nkernel_cmdline=\"root=" + u1 + "\"\n"},
+          {"/etc/grub.d/40_custom", "#!/bin/sh\nexec tail -n +3 $0\nlinux /v root=/dev/sda1\ninitrd /i\n",
+           "#!/bin/sh\nexec tail -n +3 $0\nlinux /v root=" + u1 + "\ninitrd /i\n"},
           {"/etc/kernel/cmdline", "root=/dev/sda1 ro quiet", "root=" + u1 + " ro quiet"},
       },
       linux_guest::cmdline_sources_step);

@@ -190,7 +190,8 @@ std::optional<ArgsSpan> refind_span(const std::vector<std::string>& lines, std::
 
 bool is_args_variable(std::string_view name) {
   return name.starts_with("GRUB_CMDLINE_") || name.starts_with("EXTLINUX_") || name == "kernelopts" ||
-         name == "default_kernel_opts" || name == "root" || name == "xen_opts" || name == "cmdline";
+         name == "default_kernel_opts" || name == "root" || name == "xen_opts" || name == "cmdline" ||
+         name == "kernel_cmdline";
 }
 
 std::optional<ArgsSpan> variable_span(const std::vector<std::string>& lines, std::size_t i) {
@@ -391,6 +392,9 @@ std::vector<BootConfig> find_cmdline_sources(const Draft& draft) {
   finder.file("/etc/sysconfig/grub", BootConfigKind::shell_vars);
   finder.file("/etc/default/extlinux", BootConfigKind::shell_vars);
   finder.file("/etc/update-extlinux.conf", BootConfigKind::shell_vars);
+  finder.file("/etc/dracut.conf", BootConfigKind::shell_vars);
+  finder.files("/etc/dracut.conf.d", ".conf", BootConfigKind::shell_vars);
+  finder.files("/etc/grub.d", "_custom", BootConfigKind::grub2);
   finder.file("/etc/kernel/cmdline", BootConfigKind::cmdline_file);
   finder.files("/etc/kernel/cmdline.d", ".conf", BootConfigKind::cmdline_file);
   finder.files("/etc/cmdline.d", ".conf", BootConfigKind::cmdline_file);

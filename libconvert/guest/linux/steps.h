@@ -58,5 +58,7 @@ void network_names_step(const GuestInfo& info, Draft& draft);
 void hypervisor_tools_step(const GuestInfo& info, Draft& draft);
 /// The old hypervisor's console and graphics driver.
 void old_devices_step(const GuestInfo& info, Draft& draft);
+/// Notes of places that name old devices and don't matter for the boot.
+void leftovers_step(const GuestInfo& info, Draft& draft);
 
 } // namespace kvmport::linux_guest
