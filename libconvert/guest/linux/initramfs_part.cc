@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libconvert/guest/linux/initramfs_part.h"
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/process.h"
+#include "libconvert/guest/filesystem_paths.h"
+#include "libconvert/guest/linux/text.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <fstream>
+
+namespace fs = std::filesystem;
+
+namespace kvmport::linux_guest {
+namespace {
+
+constexpr std::uint64_t most_module = 256U << 20;
+constexpr auto depmod_time = std::chrono::minutes(5);
+/// Written by the kernel's build, not by depmod; depmod reads them.
+constexpr std::array<const char*, 3> kernel_lists{"modules.order", "modules.builtin", "modules.builtin.modinfo"};
+
+void write_staged(const fs::path& path, std::string_view content) {
+  fs::create_directories(path.parent_path());
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file.write(content.data(), static_cast<std::streamsize>(content.size()));
+  file.close();
+  if (!file)
+    throw system_error(errno, path.string());
+}
+
+/// True when `name`, which comes from an image, stays inside the directory it is joined to.
+bool is_inside(std::string_view name) {
+  const auto parts = guest_path::split(name);
+  return std::ranges::find(parts, "..") == parts.end();
+}
+
+/// The staged directory with old and new modules.
+class Stage {
+ public:
+  explicit Stage(std::string version) : version_(std::move(version)) {
+    if (version_.empty() || version_.find('/') != std::string::npos || version_ == ".." || version_ == ".")
+      throw Error("MODULES_UNREADABLE", "\"" + version_ + "\" is no kernel version");
+    directory_ = temporary_.path() / "lib/modules" / version_;
+    fs::create_directories(directory_);
+  }
+  void add(std::string_view name, std::string_view content) {
+    if (is_inside(name))
+      write_staged(directory_ / name, content);
+  }
+  bool has(const char* name) const { return fs::exists(directory_ / name); }
+
+  void depmod() const {
+    const auto result = run_process({"depmod", "-b", temporary_.path().string(), version_}, depmod_time);
+    if (result.exit_code != 0)
+      throw Error("MODULES_UNREADABLE", "depmod fails on the modules of kernel " + version_,
+                  result.timed_out ? "it took too long" : result.err.substr(0, 2000));
+  }
+  /// The files at the top: indexes.
+  std::vector<std::pair<std::string, std::string>> indexes() const {
+    std::vector<std::pair<std::string, std::string>> files;
+    for (const auto& entry : fs::directory_iterator(directory_))
+      if (entry.is_regular_file())
+        files.emplace_back(entry.path().filename().string(), read_file(entry.path(), 256U << 20));
+    std::ranges::sort(files);
+    return files;
+  }
+
+ private:
+  std::string version_;
+  TempDir temporary_;
+  fs::path directory_;
+};
+
+/// Directories that an initramfs hasn't got yet, once each, parents first.
+class Directories {
+ public:
+  Directories(const InitramfsTree& tree, CpioWriter& writer) : tree_(tree), writer_(writer) {}
+  void above(const std::string& name) {
+    const auto slash = name.rfind('/');
+    if (slash == std::string::npos)
+      return;
+    const std::string directory = name.substr(0, slash);
+    if (tree_.has(directory) || !made_.insert(directory).second)
+      return;
+    above(directory);
+    writer_.directory(directory);
+  }
+
+ private:
+  const InitramfsTree& tree_;
+  CpioWriter& writer_;
+  std::set<std::string> made_;
+};
+
+void stage_old(Stage& stage, std::string_view image, const std::string& directory) {
+  walk_initramfs(image, [&](const CpioEntry& entry, const std::function<std::string()>& content) {
+    if (!entry.is_file() || !entry.name.starts_with(directory + "/"))
+      return;
+    const std::string below = entry.name.substr(directory.size() + 1);
+    if (!module_name(below).empty())
+      stage.add(below, decompress(content(), most_module));
+    else if (std::ranges::find(kernel_lists, below) != kernel_lists.end())
+      stage.add(below, content());
+  });
+}
+
+} // namespace
+
+std::string to_string(InitramfsFramework framework) {
+  switch (framework) {
+  case InitramfsFramework::initramfs_tools:
+    return "initramfs-tools";
+  case InitramfsFramework::dracut:
+    return "dracut";
+  case InitramfsFramework::mkinitcpio:
+    return "mkinitcpio";
+  case InitramfsFramework::mkinitfs:
+    return "mkinitfs";
+  case InitramfsFramework::coldplug:
+    return "udev";
+  case InitramfsFramework::unknown:
+    break;
+  }
+  return "unknown";
+}
+
+InitramfsFramework initramfs_framework(const InitramfsTree& tree) {
+  if (tree.has("scripts/functions") && tree.has("conf"))
+    return InitramfsFramework::initramfs_tools;
+  if (tree.reaches("usr/lib/dracut") || tree.reaches("lib/dracut") || tree.has("dracut-state.sh") ||
+      tree.reaches("etc/cmdline.d") || tree.has("initqueue"))
+    return InitramfsFramework::dracut;
+  if (tree.has("init_functions") && tree.has("config"))
+    return InitramfsFramework::mkinitcpio;
+  if (tree.reaches("sbin/nlplug-findfs"))
+    return InitramfsFramework::mkinitfs;
+  for (const char* program :
+       {"usr/lib/systemd/systemd-udevd", "lib/systemd/systemd-udevd", "sbin/udevd", "usr/sbin/udevd", "usr/bin/udevadm",
+        "bin/udevadm", "sbin/udevadm", "lib/udev/udevd", "sbin/mdev"})
+    if (tree.reaches(program))
+      return InitramfsFramework::coldplug;
+  return InitramfsFramework::unknown;
+}
+
+std::string initramfs_modules_directory(const InitramfsTree& tree, const std::string& version) {
+  for (const char* top : {"usr/lib/modules/", "lib/modules/"})
+    if (const std::string name = top + version; tree.has(name) && tree.entries().at(name).is_directory())
+      return name;
+  return tree.resolve("lib/modules/" + version);
+}
+
+std::set<std::string> initramfs_modules(const InitramfsTree& tree, const std::string& directory) {
+  std::set<std::string> names;
+  for (auto it = tree.entries().lower_bound(directory + "/");
+       it != tree.entries().end() && it->first.starts_with(directory + "/"); ++it)
+    if (it->second.is_file())
+      if (std::string name = module_name(it->first); !name.empty())
+        names.insert(std::move(name));
+  return names;
+}
+
+bool is_loader_file(const std::string& name) {
+  return name == "conf/modules" || name == "config";
+}
+
+std::vector<std::pair<std::string, std::string>>
+initramfs_loader_files(const InitramfsTree& tree, InitramfsFramework framework, const std::vector<std::string>& names) {
+  const auto old_content = [&](const char* name) {
+    const std::string* content = tree.content(name);
+    std::string text = content ? *content : "";
+    if (!text.empty() && !text.ends_with('\n'))
+      text += '\n';
+    return text;
+  };
+  std::string list;
+  for (const auto& name : names)
+    list += (list.empty() ? "" : " ") + name;
+  if (framework == InitramfsFramework::initramfs_tools) {
+    std::string text = old_content("conf/modules");
+    for (const auto& name : names)
+      text += name + "\n";
+    return {{"conf/modules", text}};
+  }
+  if (framework == InitramfsFramework::mkinitcpio)
+    return {{"config", old_content("config") + "MODULES=\"$MODULES " + list + "\"\n"}};
+  return {};
+}
+
+std::string build_initramfs_part(const InitramfsTree& tree, std::string_view image, const Draft& draft,
+                                 const Kernel& kernel, const KernelModules& modules,
+                                 const InitramfsAddition& addition) {
+  CpioWriter writer;
+  Directories directories(tree, writer);
+  const auto add = [&](const std::string& name, std::string_view content) {
+    directories.above(name);
+    writer.file(name, content);
+  };
+  if (!addition.modules.empty()) {
+    const std::string directory = initramfs_modules_directory(tree, kernel.version);
+    Stage stage(kernel.version);
+    stage_old(stage, image, directory);
+    for (const char* list : kernel_lists)
+      if (!stage.has(list))
+        if (const auto text = draft.try_read(kernel.modules_dir + "/" + list))
+          stage.add(list, *text);
+    for (const auto& name : addition.modules) {
+      const std::string& path = modules.path(name);
+      const auto packed = draft.try_read(kernel.modules_dir + "/" + path);
+      if (!packed)
+        throw Error("MODULES_UNREADABLE", "the guest has no file " + kernel.modules_dir + "/" + path,
+                    "modules.dep names it");
+      // Plain modules load with every modprobe, whatever compression it was built for.
+      const std::string plain = decompress(*packed, most_module);
+      stage.add(plain_module_path(path), plain);
+      add(directory + "/" + plain_module_path(path), plain);
+    }
+    stage.depmod();
+    for (const auto& [name, content] : stage.indexes())
+      if (std::ranges::find(kernel_lists, name) == kernel_lists.end() || !tree.has(directory + "/" + name))
+        add(directory + "/" + name, content);
+  }
+  for (const auto& [name, content] : addition.files)
+    add(name, content);
+  return writer.finish();
+}
+
+} // namespace kvmport::linux_guest
