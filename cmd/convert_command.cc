@@ -97,40 +97,6 @@ std::string describe_verdict(const Verdict& verdict) {
   return text + fmt::format("not proven: {} was not reached\n", to_string(verdict.asked));
 }
 
-} // namespace
-
-CLI::App* add_convert_command(CLI::App& app, ConvertArguments& a) {
-  CLI::App* c = app.add_subcommand("convert", "Convert a machine to KVM and prove that it boots");
-  ConvertOptions& o = a.options;
-  c->add_option("SOURCE", o.sources, ".vmx, .ovf, .ova, libvirt .xml, .vbox, or disk images")->required();
-  c->add_option("-o,--output", o.output_directory, "Directory for the result; made when it does not exist");
-  c->add_option("--name", o.source.name, "Name of the result (default: the source's)");
-  c->add_option("--format", o.format, "Format of the disks")
-      ->check(CLI::IsMember({"raw", "qcow2"}))
-      ->capture_default_str();
-  c->add_option("--compress", a.compress, "Compress the clusters of a qcow2")
-      ->check(CLI::IsMember({"none", "zlib", "zstd"}))
-      ->capture_default_str();
-  c->add_option("--input-format", o.source.input_format, "Take bare disks as this format instead of probing");
-  c->add_option("--allow-directory", o.source.read.allowed_directories,
-                "Descriptions and images may also refer to files below this directory");
-  c->add_option("--disk", a.disks, "NAME=PATH: use PATH for the disk that the description calls NAME");
-  c->add_option("--select", o.source.read.select, "Take this machine of a description that holds several");
-  c->add_option("--root", o.guest.root, "Root device of the system to convert, when there are several");
-  c->add_option("--key", a.keys, "DEVICE=FILE: passphrase of an encrypted device (or 'all'), first line of FILE");
-  c->add_flag("--disk-only", o.disk_only, "Copy the disks, change nothing in them");
-  c->add_flag("--serial-console", o.plan.serial_console, "Give the result a serial console");
-  c->add_flag("--dry-run", o.dry_run, "Print the plan, touch nothing");
-  c->add_flag("--no-boot", a.no_boot, "Make no boot proof (exit status 3)");
-  c->add_option("--until", a.until, "Milestone that proves the boot")->capture_default_str();
-  c->add_option("--timeout", a.timeout, "Seconds for the proof on a machine of ordinary speed")->capture_default_str();
-  c->add_option("--engine", o.engine, "What runs the proof: auto, qemu")->capture_default_str();
-  c->add_flag("--no-instrument", a.no_instrument, "No serial console in the proof's throw-away overlay");
-  c->add_flag("--force", o.force, "Replace existing output of this name");
-  c->footer(examples);
-  return c;
-}
-
 ConvertOptions finish_arguments(const ConvertArguments& a) {
   ConvertOptions options = a.options;
   if (options.output_directory.empty() && !options.dry_run)
@@ -140,6 +106,9 @@ ConvertOptions finish_arguments(const ConvertArguments& a) {
   options.compression = a.compress == "zlib"   ? Compression::zlib
                         : a.compress == "zstd" ? Compression::zstd
                                                : Compression::none;
+  options.access = a.access == "userspace"   ? AccessWish::userspace
+                   : a.access == "appliance" ? AccessWish::appliance
+                                             : AccessWish::automatic;
   options.until = parse_milestone(a.until);
   options.timeout = std::chrono::seconds(a.timeout);
   options.boot = !a.no_boot;
@@ -166,8 +135,8 @@ std::string describe(const ConvertOptions& options, const ConvertResult& result)
   return text + "not proven: no boot was tried\n";
 }
 
-std::string describe_json(const ConvertOptions& options, const ConvertResult& result) {
-  nlohmann::json j{{"event", "result"}, {"proven", result.proven()}, {"dry_run", options.dry_run}};
+nlohmann::json describe_json(const ConvertOptions& options, const ConvertResult& result) {
+  nlohmann::json j{{"proven", result.proven()}, {"dry_run", options.dry_run}};
   j["files"] = nlohmann::json::array();
   for (const auto& file : result.files)
     j["files"].push_back(valid_utf8(file.string()));
@@ -175,11 +144,55 @@ std::string describe_json(const ConvertOptions& options, const ConvertResult& re
     j["plan"] = to_json(*result.plan);
   if (result.verdict)
     j["boot"] = to_json(*result.verdict);
-  return j.dump();
+  return j;
 }
 
-int exit_status(const ConvertOptions& options, const ConvertResult& result) {
-  return options.dry_run || result.proven() ? 0 : 3;
+int exit_code(const ConvertOptions& options, const ConvertResult& result) {
+  return options.dry_run || result.proven() ? exit_done : exit_not_proven;
+}
+
+} // namespace
+
+CLI::App* add_convert_command(CLI::App& app, ConvertArguments& a) {
+  CLI::App* c = app.add_subcommand("convert", "Convert a machine to KVM and prove that it boots");
+  ConvertOptions& o = a.options;
+  c->add_option("SOURCE", o.sources, ".vmx, .ovf, .ova, libvirt .xml, .vbox, or disk images")->required();
+  c->add_option("-o,--output", o.output_directory, "Directory for the result; made when it does not exist");
+  c->add_option("--name", o.source.name, "Name of the result (default: the source's)");
+  c->add_option("--format", o.format, "Format of the disks")
+      ->check(CLI::IsMember({"raw", "qcow2"}))
+      ->capture_default_str();
+  c->add_option("--compress", a.compress, "Compress the clusters of a qcow2")
+      ->check(CLI::IsMember({"none", "zlib", "zstd"}))
+      ->capture_default_str();
+  c->add_option("--input-format", o.source.input_format, "Take bare disks as this format instead of probing");
+  c->add_option("--allow-directory", o.source.read.allowed_directories,
+                "Descriptions and images may also refer to files below this directory");
+  c->add_option("--disk", a.disks, "NAME=PATH: use PATH for the disk that the description calls NAME");
+  c->add_option("--select", o.source.read.select, "Take this machine of a description that holds several");
+  c->add_option("--root", o.guest.root, "Root device of the system to convert, when there are several");
+  c->add_option("--key", a.keys, "DEVICE=FILE: passphrase of an encrypted device (or 'all'), first line of FILE");
+  c->add_option("--guest-access", a.access, "How to get into the guest")
+      ->check(CLI::IsMember({"auto", "userspace", "appliance"}))
+      ->capture_default_str();
+  c->add_flag("--disk-only", o.disk_only, "Copy the disks, change nothing in them");
+  c->add_flag("--serial-console", o.plan.serial_console, "Give the result a serial console");
+  c->add_flag("--dry-run", o.dry_run, "Print the plan, touch nothing");
+  c->add_flag("--no-boot", a.no_boot, "Make no boot proof (exit status 3)");
+  c->add_option("--until", a.until, "Milestone that proves the boot")->capture_default_str();
+  c->add_option("--timeout", a.timeout, "Seconds for the proof on a machine of ordinary speed")->capture_default_str();
+  c->add_option("--engine", o.engine, "What runs the proof: auto, qemu")->capture_default_str();
+  c->add_flag("--no-instrument", a.no_instrument, "No serial console in the proof's throw-away overlay");
+  c->add_flag("--force", o.force, "Replace existing output of this name");
+  c->footer(examples);
+  return c;
+}
+
+int run_convert(const ConvertArguments& arguments, Console& console, const StopToken& stop) {
+  const ConvertOptions options = finish_arguments(arguments);
+  const ConvertResult result = convert_machine(options, console, stop);
+  console.result(describe(options, result), describe_json(options, result));
+  return exit_code(options, result);
 }
 
 } // namespace kvmport

@@ -79,7 +79,6 @@ class LinkedStop {
 /// The guest's view of one disk: the source, the conversion's changes over it, the proof's instrumentation over those.
 struct DiskLayers {
   std::unique_ptr<Overlay> conversion, instrument;
-  std::unique_ptr<NbdServer> server;
 };
 
 /// sda … sdz, sdaa …: how the output's disks are called, whatever they were called on the source.
@@ -200,42 +199,36 @@ void Conversion::make_layers(const fs::path& overlay_directory) {
     DiskLayers layers;
     layers.conversion = std::make_unique<Overlay>(*source_.images[i], overlay_directory, overlay_cap);
     layers.instrument = std::make_unique<Overlay>(*layers.conversion, overlay_directory, overlay_cap);
-    layers.server = std::make_unique<NbdServer>(*layers.conversion, sockets_->path() / fmt::format("disk{}", i));
     layers_.push_back(std::move(layers));
   }
 }
 
 void Conversion::convert_guest(const StopToken& stop) {
   const StageTimer timer(report_, times_mutex_, "convert");
-  std::vector<NbdServer*> servers;
-  for (auto& layer : layers_)
-    servers.push_back(layer.server.get());
+  std::vector<Overlay*> conversion, instrument;
+  for (auto& layer : layers_) {
+    conversion.push_back(layer.conversion.get());
+    instrument.push_back(layer.instrument.get());
+  }
   sink_.stage("inspect", "looking into the guest");
-  Appliance appliance(source_.machine, servers, sink_, stop);
-  GuestInfo guest = appliance.inspect(options_.guest);
+  auto access = open_guest(source_.machine, conversion, options_.guest, options_.access, sockets_->path(), sink_, stop);
   stop.check();
+  const GuestInfo& guest = access->info();
   sink_.stage("convert", "planning the changes for " + guest.pretty_name);
-  Plan plan = make_plan(guest, appliance.filesystem(), linux_steps(options_.plan));
+  Plan plan = make_plan(guest, access->filesystem(), linux_steps(options_.plan));
   for (const auto& warning : plan.warnings)
     sink_.message(EventSink::Level::warning, "", warning);
   if (!options_.dry_run) {
     sink_.stage("convert", fmt::format("applying {} changes", plan.changes.size()));
-    apply_plan(plan, appliance.filesystem());
-    appliance.unmount();
+    apply_plan(plan, access->filesystem());
     stop.check();
     if (options_.boot && options_.instrument) {
-      for (auto& layer : layers_)
-        layer.server->switch_to(*layer.instrument);
-      appliance.remount();
-      apply_plan(make_plan(guest, appliance.filesystem(), instrument_steps()), appliance.filesystem());
+      access->continue_on(instrument);
+      apply_plan(make_plan(guest, access->filesystem(), instrument_steps()), access->filesystem());
     }
   }
-  appliance.shutdown();
-  for (const auto* server : servers)
-    if (!server->failure().empty())
-      throw Error("SOURCE_UNREADABLE", "a disk could not be read or changed while the guest was converted",
-                  server->failure());
-  report_.guest = std::move(guest);
+  access->finish();
+  report_.guest = guest;
   report_.plan = std::move(plan);
 }
 

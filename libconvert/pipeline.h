@@ -6,7 +6,7 @@
 #include "base/events.h"
 #include "kvmboot/judge.h"
 #include "libconvert/copy/copy.h"
-#include "libconvert/guest/appliance.h"
+#include "libconvert/guest/access.h"
 #include "libconvert/guest/plan.h"
 #include "libconvert/source/source.h"
 
@@ -25,6 +25,7 @@ struct ConvertOptions {
   std::string format = "qcow2";           ///< "raw" or "qcow2"
   Compression compression = Compression::none;
   ApplianceOptions guest;
+  AccessWish access = AccessWish::automatic;
   PlanOptions plan;
   bool disk_only = false; ///< copy without looking into the guest
   bool dry_run = false;   ///< plan only
