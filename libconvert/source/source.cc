@@ -133,7 +133,6 @@ Source open_source_machine(const std::vector<fs::path>& paths, const SourceOptio
                     "give one description, or one or more disk images");
     }
   const bool described = kind != SourceKind::disk;
-  sink.stage("open", "opening " + paths.front().string());
   Source source;
   source.machine = described ? read_description(kind, paths.front(), options.read) : bare_machine(paths);
   if (!options.name.empty())
