@@ -79,7 +79,8 @@ class ImageWriter {
   virtual void write(std::uint64_t offset, ByteSpan data) = 0;
   virtual void zero(Range range) = 0;
   virtual void read(std::uint64_t offset, std::span<std::byte> out) = 0;
-  /// True when the writer knows, without reading any data, that `range` reads as zeros. Called while nothing is written.
+  /// True when the writer knows, without reading any data, that `range` reads as zeros. Called while nothing is
+  /// written.
   virtual bool known_zero(Range range) const;
   /// Makes all that was written so far durable and returns what changed in the writer's own tables since the last
   /// checkpoint (may be empty). Called by one thread while no write is under way.
@@ -109,7 +110,7 @@ enum class Compression { none, zlib, zstd };
 
 struct CreateOptions {
   std::string format = "qcow2"; ///< "raw" or "qcow2"
-  std::uint64_t size = 0;       ///< virtual size in bytes
+  std::uint64_t size = 0;       ///< virtual size in bytes; qcow2 rounds it up to a multiple of 512
   Compression compression = Compression::none;
   std::uint64_t cluster_size = 65536;
   bool resume = false; ///< true: the file exists; restore() follows

@@ -57,6 +57,8 @@ bool BlockDecoder::zstd_exact(ByteSpan in, std::span<std::byte> out) {
     impl_->zstd.reset(ZSTD_createDCtx());
     if (!impl_->zstd)
       throw std::bad_alloc();
+    constexpr int window_log = 24; // a cluster has 2^21 bytes at most
+    ZSTD_DCtx_setParameter(impl_->zstd.get(), ZSTD_d_windowLogMax, window_log);
   }
   ZSTD_DCtx_reset(impl_->zstd.get(), ZSTD_reset_session_only);
   const std::size_t frame = ZSTD_findFrameCompressedSize(in.data(), in.size());

@@ -67,15 +67,25 @@ void EntryTables::apply(ByteSpan changes) {
   }
 }
 
+void HostSpace::add_gap(Gap gap) {
+  constexpr std::uint64_t least = 64; // shorter ones never hold a cluster
+  if (gap.end < gap.begin + least)
+    return;
+  gaps_.push_back(gap);
+  if (gaps_.size() > most_gaps) // forget the smallest
+    gaps_.erase(std::min_element(gaps_.begin(), gaps_.end(),
+                                 [](const Gap& a, const Gap& b) { return a.end - a.begin < b.end - b.begin; }));
+}
+
+void HostSpace::release(std::uint64_t begin, std::uint64_t end) {
+  const std::lock_guard lock(mutex_);
+  add_gap({begin, end});
+}
+
 std::uint64_t HostSpace::clusters(std::uint64_t count) {
   const std::lock_guard lock(mutex_);
   const std::uint64_t begin = round_up(end_, cluster_);
-  if (begin != end_) {
-    if (gaps_.size() == most_gaps) // forget the smallest
-      gaps_.erase(std::min_element(gaps_.begin(), gaps_.end(),
-                                   [](const Gap& a, const Gap& b) { return a.end - a.begin < b.end - b.begin; }));
-    gaps_.push_back({end_, begin});
-  }
+  add_gap({end_, begin});
   end_ = begin + count * cluster_;
   return begin;
 }

@@ -90,7 +90,7 @@ void Qcow2Writer::zero(Range range) {
           }
           for (; first < std::min(last, table_end); first++)
             if (entries_.get(first) != 0)
-              entries_.set(first, 0);
+              replace(first, 0);
         }
       });
 }
@@ -127,7 +127,7 @@ void Qcow2Writer::write_plain(std::uint64_t first_cluster, ByteSpan data) {
     const std::uint64_t entry = entries_.get(first_cluster + i);
     if (is_zero(bytes_of(i, 1))) {
       if (entry != 0)
-        entries_.set(first_cluster + i, 0);
+        replace(first_cluster + i, 0);
       i++;
       continue;
     }
@@ -146,7 +146,7 @@ void Qcow2Writer::write_plain(std::uint64_t first_cluster, ByteSpan data) {
     const std::uint64_t host = space_.clusters(end - i);
     write_exact(file_.get(), host, bytes_of(i, end - i), name_);
     for (std::uint64_t k = i; k < end; k++)
-      entries_.set(first_cluster + k, (host + (k - i) * cluster_) | entry_copied);
+      replace(first_cluster + k, (host + (k - i) * cluster_) | entry_copied);
     i = end;
   }
 }
@@ -190,7 +190,7 @@ void Qcow2Writer::store_compressed(const std::vector<Block>& blocks, ByteSpan pa
     length = 0;
   }
   for (std::size_t i = 0; i < blocks.size(); i++)
-    entries_.set(blocks[i].cluster, qcow2::encode_compressed(offsets[i], blocks[i].length, cluster_bits_));
+    replace(blocks[i].cluster, qcow2::encode_compressed(offsets[i], blocks[i].length, cluster_bits_));
 }
 
 /// Puts `length` bytes (zeros when `data` is null) into one cluster.
@@ -208,19 +208,34 @@ void Qcow2Writer::change_part(std::uint64_t cluster, std::uint64_t inside, std::
     read_cluster(entry, 0, whole);
     std::copy(bytes.begin(), bytes.end(), whole.begin() + static_cast<std::ptrdiff_t>(inside));
     if (is_zero(whole)) {
-      entries_.set(cluster, 0);
+      replace(cluster, 0);
       return;
     }
     const std::uint64_t host = space_.clusters(1);
     write_exact(file_.get(), host, whole, name_);
-    entries_.set(cluster, host | entry_copied);
+    replace(cluster, host | entry_copied);
     return;
   }
   // Space at the end of the file was never written: what this write does not cover is a hole and reads as zeros.
   const std::uint64_t host = entry != 0 ? plain_offset(entry) : space_.clusters(1);
   write_exact(file_.get(), host + inside, bytes, name_);
   if (entry == 0)
-    entries_.set(cluster, host | entry_copied);
+    replace(cluster, host | entry_copied);
+}
+
+/// Sets an entry and gives back the space that the old one named.
+void Qcow2Writer::replace(std::uint64_t cluster, std::uint64_t entry) {
+  const std::uint64_t old = entries_.get(cluster);
+  entries_.set(cluster, entry);
+  if (old == 0 || compression_ == Compression::none)
+    return;
+  if ((old & entry_compressed) == 0) {
+    space_.release(plain_offset(old), plain_offset(old) + cluster_);
+    return;
+  }
+  // Where its last sector ends is not known to the byte, and the next cluster begins right behind.
+  const CompressedRange range = qcow2::decode_compressed(old, cluster_bits_);
+  space_.release(range.offset, (range.offset + range.length - 1) / 512 * 512);
 }
 
 std::uint64_t Qcow2Writer::plain_offset(std::uint64_t entry) const {
@@ -232,7 +247,17 @@ void Qcow2Writer::read(std::uint64_t offset, std::span<std::byte> out) {
   while (!out.empty()) {
     const std::uint64_t inside = offset % cluster_;
     const std::span<std::byte> part = out.first(std::min<std::uint64_t>(out.size(), cluster_ - inside));
-    read_cluster(entries_.get(offset / cluster_), inside, part);
+    // A thread that rewrites another part of the cluster gives its old space away: then it is read again.
+    for (bool settled = false; !settled;) {
+      const std::uint64_t entry = entries_.get(offset / cluster_);
+      try {
+        read_cluster(entry, inside, part);
+      } catch (const Error&) {
+        if (entries_.get(offset / cluster_) == entry)
+          throw;
+      }
+      settled = entries_.get(offset / cluster_) == entry;
+    }
     offset += part.size();
     out = out.subspan(part.size());
   }
@@ -268,6 +293,19 @@ void Qcow2Writer::read_cluster(std::uint64_t entry, std::uint64_t inside, std::s
 void Qcow2Writer::read_file(std::uint64_t offset, std::span<std::byte> out) const {
   const std::size_t n = read_some(file_.get(), offset, out, name_);
   std::fill(out.begin() + static_cast<std::ptrdiff_t>(n), out.end(), std::byte{0});
+}
+
+bool Qcow2Writer::known_zero(Range range) const {
+  const std::uint64_t per_table = entries_.entries_per_table();
+  std::uint64_t cluster = range.offset / cluster_;
+  const std::uint64_t last = div_round_up(range.end(), cluster_);
+  while (cluster < last) {
+    if (entries_.table(cluster / per_table).empty())
+      cluster = (cluster / per_table + 1) * per_table;
+    else if (entries_.get(cluster++) != 0)
+      return false;
+  }
+  return true;
 }
 
 void Qcow2Writer::sync() {

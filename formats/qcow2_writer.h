@@ -47,8 +47,8 @@ class EntryTables {
   std::mutex mutex_;
 };
 
-/// Gives out space at the end of the file: whole clusters, and byte-granular room for compressed ones, for which the
-/// rest of a cluster that was left behind is used as well.
+/// Gives out space at the end of the file: whole clusters, which were never written before and read as zeros, and
+/// byte-granular room for compressed ones, for which gaps between clusters are used as well.
 class HostSpace {
  public:
   explicit HostSpace(std::uint64_t cluster_size) : cluster_(cluster_size), end_(cluster_size) {}
@@ -56,6 +56,8 @@ class HostSpace {
   std::uint64_t clusters(std::uint64_t count);
   /// One offset per length, in order.
   std::vector<std::uint64_t> bytes(const std::vector<std::size_t>& lengths);
+  /// Bytes that nothing names any more; compressed clusters may fill them.
+  void release(std::uint64_t begin, std::uint64_t end);
   /// First cluster boundary that was never given out.
   std::uint64_t end() const { return round_up(end_, cluster_); }
   void reset(std::uint64_t end);
@@ -64,7 +66,8 @@ class HostSpace {
   struct Gap {
     std::uint64_t begin, end;
   };
-  static constexpr std::size_t most_gaps = 32;
+  static constexpr std::size_t most_gaps = 256;
+  void add_gap(Gap gap);
   std::mutex mutex_;
   std::uint64_t cluster_, end_;
   std::vector<Gap> gaps_;
@@ -75,8 +78,9 @@ class HostSpace {
 namespace kvmport {
 
 /// Follows ImageWriter. size() is the asked size rounded up to 512 bytes, because readers of qcow2 count in sectors.
-/// Clusters that are rewritten in part after they were stored compressed become plain; space that this frees is a hole
-/// with reference count 0.
+/// Clusters that are rewritten in part after they were stored compressed become plain. Space of clusters that are
+/// rewritten or zeroed may be used again at once, so after restore() what was rewritten since the last checkpoint may
+/// read as anything, or be Error IMAGE_CORRUPT.
 class Qcow2Writer final : public ImageWriter {
  public:
   /// Errors: FORMAT_UNSUPPORTED for an impossible cluster size, or a disk too large for it.
@@ -89,6 +93,7 @@ class Qcow2Writer final : public ImageWriter {
   void read(std::uint64_t offset, std::span<std::byte> out) override;
   Bytes checkpoint() override;
   void restore(const std::vector<Bytes>& checkpoints) override;
+  bool known_zero(Range range) const override;
   void finish() override;
 
  private:
@@ -115,6 +120,7 @@ class Qcow2Writer final : public ImageWriter {
   void write_packed(std::uint64_t first_cluster, ByteSpan data, Encoder& encoder);
   void store_compressed(const std::vector<Block>& blocks, ByteSpan packed);
   void change_part(std::uint64_t cluster, std::uint64_t inside, std::uint64_t length, const std::byte* data);
+  void replace(std::uint64_t cluster, std::uint64_t entry);
   void read_cluster(std::uint64_t entry, std::uint64_t inside, std::span<std::byte> out);
   void read_file(std::uint64_t offset, std::span<std::byte> out) const;
   std::uint64_t plain_offset(std::uint64_t entry) const;

@@ -70,6 +70,13 @@ void RawWriter::read(std::uint64_t offset, std::span<std::byte> out) {
   read_exact(file_.get(), offset, out, name_);
 }
 
+bool RawWriter::known_zero(Range range) const {
+  const off_t data = ::lseek(file_.get(), static_cast<off_t>(range.offset), SEEK_DATA);
+  if (data < 0)
+    return errno == ENXIO; // a hole up to the end
+  return static_cast<std::uint64_t>(data) >= range.end();
+}
+
 Bytes RawWriter::checkpoint() {
   if (::fdatasync(file_.get()) != 0)
     throw system_error(errno, "can't sync " + name_);

@@ -20,6 +20,7 @@ class RawWriter final : public ImageWriter {
   void read(std::uint64_t offset, std::span<std::byte> out) override;
   Bytes checkpoint() override;
   void restore(const std::vector<Bytes>& checkpoints) override;
+  bool known_zero(Range range) const override;
   void finish() override;
 
  private:

@@ -280,6 +280,51 @@ TEST(Qcow2Writer, WhatIsZeroedAgainTakesNoSpace) {
   EXPECT_LT(st.st_blocks * 512, 3 << 20);
 }
 
+TEST(Qcow2Writer, RewrittenClustersUseTheirSpaceAgain) {
+  const TempDir dir;
+  const fs::path image = dir.path() / "out.qcow2", raw = dir.path() / "truth.raw";
+  CreateOptions options;
+  options.size = 8 << 20;
+  options.compression = Compression::zlib;
+  const auto writer = create_image(image, options);
+  Bytes model;
+  for (unsigned round = 0; round < 6; round++) {
+    model = random_bytes(options.size, round);
+    for (std::size_t i = 0; i < model.size(); i++) // compressible, each cluster to another length
+      if (i % 16 > i / 65536 % 7)
+        model[i] = std::byte{'x'};
+    writer->write(0, model);
+    if (round == 2)
+      writer->zero({1 << 20, 1 << 20});
+  }
+  writer->finish();
+  write_file_durably(raw, as_text(model));
+  expect_good(image, raw);
+  const fs::path once = dir.path() / "once.qcow2";
+  const auto fresh = create_image(once, options);
+  fresh->write(0, model);
+  fresh->finish();
+  EXPECT_LT(fs::file_size(image), fs::file_size(once) * 3) << "six rounds must not take the space of six images";
+}
+
+TEST(ImageWriters, KnowWhatWasNeverWritten) {
+  const TempDir dir;
+  for (const char* format : {"raw", "qcow2"}) {
+    CreateOptions options;
+    options.format = format;
+    options.size = std::uint64_t{1} << 34;
+    const auto writer = create_image(dir.path() / format, options);
+    EXPECT_TRUE(writer->known_zero({0, options.size})) << format;
+    writer->write(1 << 20, random_bytes(65536, 4));
+    EXPECT_FALSE(writer->known_zero({0, options.size})) << format;
+    EXPECT_FALSE(writer->known_zero({(1 << 20) + 1, 1})) << format;
+    EXPECT_TRUE(writer->known_zero({0, 1 << 20})) << format;
+    EXPECT_TRUE(writer->known_zero({(1 << 20) + 65536, options.size - (1 << 20) - 65536})) << format;
+    writer->zero({1 << 20, 65536});
+    EXPECT_TRUE(writer->known_zero({0, options.size})) << format;
+  }
+}
+
 TEST(Qcow2Writer, RefusesCheckpointsThatDoNotFit) {
   const TempDir dir;
   const fs::path image = dir.path() / "out.qcow2";
