@@ -5,10 +5,19 @@ password=kvmport # of root in every guest, and of the LUKS disk
 
 say() { echo "make-guest: $name: $*" >&2; }
 
+# logged COMMAND...: runs a talkative command, whose words matter only when it fails.
+logged() {
+    "$@" >"$out/work/log" 2>&1 || {
+        say "failed: $*"
+        tail -40 "$out/work/log" >&2
+        return 1
+    }
+}
+
 # A stable UUID for one part of this guest, so that two builds have the same names.
 uuid_for() { uuidgen --sha1 --namespace @dns --name "$1.$name.kvmport.example"; }
 
-# disk DISK MIB: makes a sparse disk; the sfdisk script comes on standard input.
+# make_disk DISK MIB: makes a sparse disk; the sfdisk script comes on standard input.
 make_disk() {
     truncate -s "$2M" "$1"
     sfdisk -q "$1"

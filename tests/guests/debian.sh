@@ -20,7 +20,7 @@ base_system() {
     digest=$({ declare -f base_system && echo "$base_packages $extra_packages"; } | sha256sum | cut -d' ' -f1)
     if [ "$(cat "$cache/base.stamp" 2>/dev/null)" != "$digest" ] || [ ! -f "$tar" ]; then
         # shellcheck disable=SC2016 # "$1" is for the hooks' own shell
-        INITRD=No mmdebstrap --quiet --mode=root --variant=minbase --skip=cleanup/apt \
+        INITRD=No mmdebstrap --mode=root --variant=minbase --skip=cleanup/apt \
             --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' \
             --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/man/*' \
             --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
@@ -28,8 +28,8 @@ base_system() {
             --customize-hook='chroot "$1" apt-get clean' \
             --customize-hook="for p in $extra_packages; do"' chroot "$1" apt-get -qy --download-only install $p; done' \
             --customize-hook='chroot "$1" apt-get -qy --download-only --reinstall install "linux-image-$(ls "$1/lib/modules")"' \
-            bookworm - - <<<"$mirror" 2>"$cache/base.log" | zstd -q -1 -T0 -f -o "$tar.partial" ||
-            { tail -20 "$cache/base.log" >&2; return 1; }
+            bookworm - - <<<"$mirror" 2>"$cache/base.log" 8>&- 9>&- | zstd -q -1 -T0 -f -o "$tar.partial" ||
+            { grep -v '^Get:' "$cache/base.log" | tail -20 >&2; return 1; }
         mv "$tar.partial" "$tar"
         echo "$digest" >"$cache/base.stamp"
         say "base system made in $((SECONDS - began)) s, $(du -m "$tar" | cut -f1) MiB"
@@ -43,12 +43,7 @@ in_root() {
         PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C TERM=dumb DEBIAN_FRONTEND=noninteractive "$@"
 }
 
-install_packages() {
-    if ! in_root env INITRD=No apt-get -qqy --no-download install "$@" >"$out/work/apt.log" 2>&1; then
-        cat "$out/work/apt.log" >&2
-        return 1
-    fi
-}
+install_packages() { logged in_root env INITRD=No apt-get -qqy --no-download install "$@"; }
 
 # debian_root PACKAGE...: unpacks the base system to $root, adds packages; sets $kernel.
 debian_root() {
@@ -83,7 +78,7 @@ initramfs() {
     sed -i 's/^MODULES=.*/MODULES=list/' "$root/etc/initramfs-tools/initramfs.conf"
     echo RESUME=none >"$root/etc/initramfs-tools/conf.d/resume"
     printf '%s\n' "$@" >>"$root/etc/initramfs-tools/modules"
-    in_root update-initramfs -c -k "$kernel" >/dev/null
+    logged in_root update-initramfs -c -k "$kernel"
     no_virtio
 }
 
@@ -300,9 +295,9 @@ END
     printf 'hostonly="yes"\nhostonly_cmdline="no"\n' >"$root/etc/dracut.conf.d/10-machine.conf"
     # What host-only mode finds on the old machine must be said here: its disk's controller, and that it is no guest of QEMU. Host-only mode wants
     # /sys, /run and /dev to be mounts, but those of this host would tell it about the wrong machine.
-    in_root sh -c 'mount -t tmpfs tmpfs /sys && mount -t tmpfs tmpfs /run && mount --bind /dev /dev && exec dracut "$@"' dracut \
+    logged in_root sh -c 'mount -t tmpfs tmpfs /sys && mount -t tmpfs tmpfs /run && mount --bind /dev /dev && exec dracut "$@"' dracut \
         --quiet --force --hostonly --kver "$kernel" --drivers "ata_piix ata_generic ahci sd_mod xfs crc32c_generic" --filesystems xfs \
-        --omit "qemu qemu-net virtiofs" "/boot/initrd.img-$kernel" 2>"$out/work/dracut.log" || { cat "$out/work/dracut.log" >&2; return 1; }
+        --omit "qemu qemu-net virtiofs" "/boot/initrd.img-$kernel"
     no_virtio
     default_grub 'console=tty0 console=ttyS0,115200'
     make_disk "$out/sda.raw" 2048 <<<'label: dos

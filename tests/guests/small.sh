@@ -39,7 +39,7 @@ small_kernel() {
     echo RESUME=none >"$conf/conf.d/resume"
     [ "$3" != xz ] || echo COMPRESSLEVEL=1 >>"$conf/initramfs.conf"
     printf '%s\n' $small_initramfs_modules >"$conf/modules"
-    mkinitramfs -d "$conf" -o "$tree/boot/initrd.img-$v" "$v" 2>&1 | grep -v '^W: ' >&2 || true
+    logged mkinitramfs -d "$conf" -o "$tree/boot/initrd.img-$v" "$v"
     if lsinitramfs "$tree/boot/initrd.img-$v" | grep -E 'virtio_(blk|pci|scsi)'; then
         say "the initramfs must not know virtio"
         return 1
@@ -235,10 +235,10 @@ END
     # extlinux writes the block numbers of its second stage into the boot sector, for which it wants a mounted filesystem. It cannot read
     # files with holes either, and mke2fs leaves out every block of zeros.
     # shellcheck disable=SC2016 # for the inner shell
-    unshare --mount sh -ec 'mount -o loop,offset=1048576 "$0" "$1"
+    logged unshare --mount sh -ec 'mount -o loop,offset=1048576 "$0" "$1"
         rm "$1"/boot/vmlinuz-* "$1"/boot/initrd.img-*
         cp --sparse=never "$2"/boot/vmlinuz-* "$2"/boot/initrd.img-* "$1/boot/"
         extlinux --install "$1/boot/extlinux"' \
-        "$out/sda.raw" "$out/work/mnt" "$tree" >"$out/work/extlinux.log" 2>&1 || { cat "$out/work/extlinux.log" >&2; return 1; }
+        "$out/sda.raw" "$out/work/mnt" "$tree"
     describe bios ide 256 52:54:00:4b:56:07 "$v" "busybox userland, extlinux, root=/dev/sda1"
 }
