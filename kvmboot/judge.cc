@@ -204,9 +204,13 @@ const Seen* Judge::State::heaviest() const {
 
 std::vector<std::string> Judge::State::quoted() const {
   std::vector<std::string> lines;
-  for (const Seen& s : seen)
-    if (lines.size() < max_quoted && std::find(lines.begin(), lines.end(), s.line) == lines.end())
+  for (const Seen& s : seen) {
+    // The screen shows the same line cut off at its edge.
+    const bool known =
+        std::any_of(lines.begin(), lines.end(), [&](const std::string& l) { return l.starts_with(s.line); });
+    if (lines.size() < max_quoted && !known)
       lines.push_back(s.line);
+  }
   return lines;
 }
 

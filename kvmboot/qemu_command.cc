@@ -54,7 +54,7 @@ std::string machine_option(const BootSpec& spec) {
   // Without SMM: the text screen's ISA card can't live beside it on q35 (both want 0xA0000). Secure boot needs it.
   std::string machine = has_bus(spec, DiskBus::ide) ? "pc" : "q35";
   machine += spec.firmware == Firmware::uefi && spec.secure_boot ? ",smm=on" : ",smm=off";
-  machine += ",usb=off,vmport=off,dump-guest-core=off";
+  machine += ",hpet=off,usb=off,vmport=off,dump-guest-core=off"; // the HPET is slow, and no guest needs it
   if (spec.firmware == Firmware::uefi)
     machine += ",pflash0=uefi-code,pflash1=uefi-vars";
   return machine;

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// The QEMU engine on real, very small machines. Software translation always: what counts is the machine, not its speed.
+#include "base/file.h"
+#include "kvmboot/engine_qemu.h"
+#include "kvmboot/judge.h"
+#include "kvmboot/qemu_command.h"
+#include "tests/kvmboot/boot_sector.h"
+#include "tests/support/tempdir.h"
+
+#include <gmock/gmock.h>
+
+namespace kvmport {
+namespace {
+
+using test::BootSector;
+using test::MemoryDisk;
+using testing::HasSubstr;
+
+class QemuEngine : public testing::Test {
+ protected:
+  QemuEngine() {
+    spec_.memory = 64U << 20;
+    spec_.timeout = std::chrono::seconds(120);
+  }
+
+  void disk(const Bytes& head, DiskBus bus = DiskBus::virtio_blk) {
+    disks_.push_back(std::make_unique<MemoryDisk>(head));
+    overlays_.push_back(std::make_unique<Overlay>(*disks_.back(), temp_.path(), 1U << 30));
+    spec_.disks.push_back({overlays_.back().get(), bus, 512, ""});
+  }
+  Verdict prove(Milestone until) {
+    NullSink sink;
+    const auto engine = make_qemu_engine(false, 1.0, "test");
+    return prove_boot(*engine, spec_, until, temp_.path() / "serial", sink, stop_);
+  }
+
+  TempDir temp_;
+  std::vector<std::unique_ptr<MemoryDisk>> disks_;
+  std::vector<std::unique_ptr<Overlay>> overlays_;
+  BootSpec spec_;
+  StopToken stop_;
+};
+
+TEST_F(QemuEngine, SerialTextBecomesMilestonesAndALog) {
+  disk(BootSector().serial("Linux version 1\r\nhost login: ").halt().sector());
+  const Verdict v = prove(Milestone::login);
+  EXPECT_TRUE(v.proven);
+  EXPECT_EQ(v.engine, "qemu-tcg");
+  EXPECT_EQ(v.engine_reason, "test");
+  EXPECT_GT(v.cpu.count(), 0);
+  EXPECT_GT(v.wall.count(), 0);
+  ASSERT_GE(v.reached.size(), 3U);
+  EXPECT_EQ(v.reached.front().milestone, Milestone::firmware);
+  EXPECT_EQ(v.reached.front().source, "firmware");
+  EXPECT_EQ(v.reached.back().source, "serial");
+  EXPECT_THAT(read_file(temp_.path() / "serial"), HasSubstr("Linux version 1\r\nhost login:"));
+}
+
+TEST_F(QemuEngine, TextScreenIsReadAndPictured) {
+  disk(BootSector().screen("\r\nhost login: ").halt().sector());
+  spec_.screenshot = temp_.path() / "shot.png";
+  const Verdict v = prove(Milestone::login);
+  EXPECT_TRUE(v.proven);
+  EXPECT_EQ(v.reached.back().source, "screen");
+  EXPECT_EQ(read_file(spec_.screenshot).substr(1, 3), "PNG");
+}
+
+TEST_F(QemuEngine, EmptyDiskIsNotBootable) {
+  disk({});
+  const Verdict v = prove(Milestone::login);
+  EXPECT_FALSE(v.proven);
+  EXPECT_EQ(v.diagnosis.value().code, "NO_BOOTABLE_DEVICE");
+}
+
+TEST_F(QemuEngine, FirstDiskIsBooted) {
+  disk(BootSector().serial("Loading Linux one\n").halt().sector(), DiskBus::sata);
+  disk(BootSector().serial("Loading Linux two\n").halt().sector(), DiskBus::virtio_blk);
+  const Verdict v = prove(Milestone::bootloader);
+  EXPECT_TRUE(v.proven);
+  EXPECT_EQ(v.reached.back().evidence, "Loading Linux one");
+}
+
+TEST_F(QemuEngine, RestartingMachineIsALoop) {
+  disk(BootSector().reset().halt().sector());
+  EXPECT_EQ(prove(Milestone::login).diagnosis.value().code, "BOOT_LOOP");
+}
+
+TEST_F(QemuEngine, PowerOffIsNoProof) {
+  disk(BootSector().serial("Linux version 1\r\n").power_off().halt().sector());
+  const Verdict v = prove(Milestone::login);
+  EXPECT_EQ(v.diagnosis.value().code, "POWERED_OFF");
+  EXPECT_EQ(v.reached.back().milestone, Milestone::kernel);
+}
+
+TEST_F(QemuEngine, AnswersAreTypedOnTheSerialConsole) {
+  disk(BootSector().serial("Passphrase: ").wait_serial().serial("\r\nhost login: ").halt().sector());
+  spec_.answers.push_back({"Passphrase: $", "x\n", 1});
+  EXPECT_TRUE(prove(Milestone::login).proven);
+}
+
+TEST_F(QemuEngine, UnansweredMachineTimesOut) {
+  disk(BootSector().serial("Passphrase: ").wait_serial().serial("\r\nhost login: ").halt().sector());
+  spec_.timeout = std::chrono::seconds(3);
+  const Verdict v = prove(Milestone::login);
+  EXPECT_FALSE(v.proven);
+  EXPECT_EQ(v.diagnosis.value().code, "BOOT_TIMEOUT");
+}
+
+TEST_F(QemuEngine, WritesStayInTheOverlayAndAreEvidence) {
+  const Bytes sector = BootSector().write_sector(9).serial("host login: ").halt().sector();
+  disk(sector);
+  std::vector<std::string> writes;
+  const auto engine = make_qemu_engine(false, 1.0, "");
+  engine->run(
+      spec_,
+      [&](const Evidence& e) {
+        if (e.kind == Evidence::Kind::disk_write)
+          writes.push_back(e.text);
+        return writes.empty();
+      },
+      stop_);
+  EXPECT_THAT(writes, testing::ElementsAre("0 4096 512"));
+  Bytes written(512), below(512);
+  overlays_[0]->read(4096, written);
+  disks_[0]->read(4096, below);
+  EXPECT_EQ(written, sector);
+  EXPECT_TRUE(is_zero(below));
+}
+
+class EveryBus : public QemuEngine, public testing::WithParamInterface<DiskBus> {};
+
+TEST_P(EveryBus, Boots) {
+  disk(BootSector().serial("GRUB loading").halt().sector(), GetParam());
+  EXPECT_TRUE(prove(Milestone::bootloader).proven);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EveryBus,
+                         testing::Values(DiskBus::virtio_blk, DiskBus::virtio_scsi, DiskBus::sata, DiskBus::ide));
+
+TEST_F(QemuEngine, UefiWithoutLoaderIsDiagnosedAndTheVariablesStay) {
+  disk({});
+  const UefiImages images = find_uefi_images(false, {});
+  spec_.firmware = Firmware::uefi;
+  spec_.memory = 128U << 20;
+  spec_.nvram = temp_.path() / "vars.fd";
+  std::filesystem::copy_file(images.vars, spec_.nvram);
+  const std::string before = test::sha256_of(spec_.nvram);
+  const Verdict v = prove(Milestone::login);
+  EXPECT_THAT(v.diagnosis.value().code, testing::AnyOf("UEFI_NO_BOOT_OPTION", "UEFI_SHELL"));
+  EXPECT_EQ(v.reached.front().milestone, Milestone::firmware);
+  EXPECT_EQ(test::sha256_of(spec_.nvram), before);
+}
+
+TEST_F(QemuEngine, FailureOfQemuIsNotTheGuests) {
+  disk({});
+  spec_.memory = 1ULL << 60;
+  const Verdict v = prove(Milestone::login);
+  EXPECT_EQ(v.diagnosis.value().code, "ENGINE_FAILED");
+  EXPECT_THAT(v.diagnosis->lines.at(0), HasSubstr("memory"));
+}
+
+TEST_F(QemuEngine, StopEndsTheRun) {
+  disk(BootSector().halt().sector());
+  stop_.request();
+  EXPECT_EQ(prove(Milestone::login).diagnosis.value().code, "INTERRUPTED");
+}
+
+} // namespace
+} // namespace kvmport
