@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// kvm-boot and kvm-host as whole commands.
+#include "base/file.h"
+#include "tests/support/guests.h"
+#include "tests/support/tempdir.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::Contains;
+using testing::HasSubstr;
+
+namespace kvmport::test {
+namespace {
+
+ProcessResult run(const std::string& program, const std::vector<std::string>& arguments) {
+  std::vector<std::string> argv{command(program).string()};
+  argv.insert(argv.end(), arguments.begin(), arguments.end());
+  return run_process(argv, std::chrono::minutes(25));
+}
+
+/// The object of the event "result".
+json result_of(const ProcessResult& process) {
+  std::istringstream lines(process.out);
+  for (std::string line; std::getline(lines, line);) {
+    json object = json::parse(line, nullptr, false);
+    if (object.is_object() && object.value("event", "") == "result")
+      return object;
+  }
+  ADD_FAILURE() << "no result in: " << process.out << process.err;
+  return {};
+}
+
+TEST(KvmBoot, GuestOnItsOldHardwareIsProvenToLogin) {
+  const fs::path disk = make_guest("mini") / "sda.raw";
+  const std::string before = sha256_of(disk);
+  const TempDir temp;
+  const auto boot = run("kvm-boot", {"--json", "--bus", "ide", "--memory", "256", "--serial", temp.path() / "serial",
+                                     "--screenshot", temp.path() / "screen.png", disk});
+  EXPECT_EQ(boot.exit_code, 0) << boot.err;
+  const json verdict = result_of(boot);
+  EXPECT_EQ(verdict.at("proven"), true);
+  EXPECT_EQ(verdict.at("reached").back().at("milestone"), "login");
+  EXPECT_THAT(verdict.at("reached").back().at("evidence").get<std::string>(), HasSubstr("login:"));
+  EXPECT_GT(verdict.at("cpu_ms"), 0);
+  EXPECT_FALSE(verdict.contains("diagnosis"));
+  EXPECT_THAT(read_file(temp.path() / "serial"), HasSubstr("Linux version"));
+  EXPECT_EQ(read_file(temp.path() / "screen.png").substr(1, 3), "PNG");
+  EXPECT_EQ(sha256_of(disk), before) << "the source was written";
+}
+
+TEST(KvmBoot, UnconvertedGuestOnVirtioIsNotProven) {
+  const fs::path disk = make_guest("mini") / "sda.raw";
+  const auto boot = run("kvm-boot", {"--memory", "256", disk});
+  EXPECT_EQ(boot.exit_code, 3) << boot.err;
+  EXPECT_THAT(boot.out, HasSubstr("not proven: ROOT_DEVICE_MISSING"));
+  EXPECT_THAT(boot.out, HasSubstr("| ALERT!  /dev/sda1 does not exist."));
+  EXPECT_THAT(boot.err, HasSubstr("initramfs after")) << "milestones are told as they come";
+}
+
+TEST(KvmBoot, DomainDescriptionGivesTheHardware) {
+  const TempDir temp(guest_cache());
+  const auto sources = package_guest(make_guest("mini"), "libvirt", temp.path() / "source");
+  std::vector<std::string> arguments{"--json", "--until", "bootloader"};
+  arguments.insert(arguments.end(), sources.begin(), sources.end());
+  const auto boot = run("kvm-boot", arguments);
+  EXPECT_EQ(boot.exit_code, 0) << boot.err;
+  EXPECT_EQ(result_of(boot).at("reached").back().at("milestone"), "bootloader");
+}
+
+TEST(KvmBoot, EmptyDiskIsNotProven) {
+  const TempDir temp;
+  write_file_durably(temp.path() / "empty.raw", std::string(1U << 20, '\0'));
+  const auto boot = run("kvm-boot", {"--json", "--bus", "sata", temp.path() / "empty.raw"});
+  EXPECT_EQ(boot.exit_code, 3);
+  const json verdict = result_of(boot);
+  EXPECT_EQ(verdict.at("proven"), false);
+  EXPECT_EQ(verdict.at("diagnosis").at("code"), "NO_BOOTABLE_DEVICE");
+  EXPECT_FALSE(verdict.at("diagnosis").at("lines").empty());
+}
+
+struct Refusal {
+  const char* name;
+  std::vector<std::string> arguments;
+  int exit_code;
+  const char* text;
+};
+
+class KvmBootRefuses : public testing::TestWithParam<Refusal> {};
+
+TEST_P(KvmBootRefuses, ByName) {
+  const auto boot = run("kvm-boot", GetParam().arguments);
+  EXPECT_EQ(boot.exit_code, GetParam().exit_code);
+  EXPECT_THAT(boot.err, HasSubstr(GetParam().text));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, KvmBootRefuses,
+    testing::Values(Refusal{"nothing", {}, 1, "USAGE"},
+                    Refusal{"unknown_milestone", {"--until", "desktop", "/dev/null"}, 1, "USAGE"},
+                    Refusal{"unknown_diagnosis", {"--explain", "NONSENSE"}, 1, "BOOT_LOOP"},
+                    Refusal{"built_in_engine", {"--engine", "kvm", "/dev/null"}, 2, "ENGINE_UNAVAILABLE"},
+                    Refusal{"missing_disk", {"/nonexistent/disk"}, 2, "NOT_FOUND"},
+                    Refusal{"not_a_disk", {"/dev/null"}, 2, "NOT_A_DISK"}),
+    [](const auto& param_info) { return param_info.param.name; });
+
+TEST(KvmBoot, ExplainsItsDiagnoses) {
+  const auto explained = run("kvm-boot", {"--explain", "ROOT_DEVICE_MISSING"});
+  EXPECT_EQ(explained.exit_code, 0);
+  EXPECT_THAT(explained.out, HasSubstr("driver for the new disk"));
+}
+
+TEST(KvmHost, ChecksTheHost) {
+  const auto host = run("kvm-host", {"check", "--json"});
+  const json result = result_of(host);
+  EXPECT_EQ(host.exit_code, result.at("missing").empty() ? 0 : 2);
+  EXPECT_THAT(std::vector<std::string>({"full", "emulated", "none"}), Contains(result.at("kvm").get<std::string>()));
+  EXPECT_FALSE(result.at("reasons").empty());
+  EXPECT_THAT(result.at("engine").get<std::string>(), HasSubstr("qemu-"));
+  EXPECT_THAT(result.at("qemu").get<std::string>(), HasSubstr("QEMU emulator version"));
+}
+
+} // namespace
+} // namespace kvmport::test
