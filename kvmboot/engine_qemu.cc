@@ -80,6 +80,13 @@ milliseconds cpu_time(pid_t pid) {
   }
 }
 
+void put_copy(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::copy_file(from, to, fs::copy_options::overwrite_existing, error);
+  if (error)
+    throw system_error(error.value(), "can't copy " + from.string() + " to " + to.string());
+}
+
 /// One machine, from power-on to its end.
 class Run {
  public:
@@ -134,7 +141,7 @@ void Run::start() {
     const UefiImages images = find_uefi_images(spec_.secure_boot, spec_.nvram);
     setup.uefi_code = images.code;
     setup.uefi_vars = temp_.path() / "vars.fd";
-    fs::copy_file(images.vars, setup.uefi_vars);
+    put_copy(images.vars, setup.uefi_vars);
     fs::permissions(setup.uefi_vars, fs::perms::owner_read | fs::perms::owner_write);
   }
   SocketPair qmp, serial, debug;
@@ -245,10 +252,15 @@ EngineOutcome::End Run::watch(milliseconds timeout, const StopToken& stop) {
   return End::judged;
 }
 
+/// A picture that QEMU can't make is no failure of the run; a place where it can't be put is.
 void Run::screenshot() {
   const fs::path shot = temp_.path() / "screen.png";
-  qmp_->execute("screendump", {{"filename", shot.string()}, {"format", "png"}}, command_timeout);
-  fs::copy_file(shot, spec_.screenshot, fs::copy_options::overwrite_existing);
+  try {
+    qmp_->execute("screendump", {{"filename", shot.string()}, {"format", "png"}}, command_timeout);
+  } catch (const Error&) {
+    return;
+  }
+  put_copy(shot, spec_.screenshot);
 }
 
 std::string Run::own_words() {
