@@ -42,6 +42,14 @@ class ZeroDigests {
   Digest full_, last_;
 };
 
+constexpr std::uint64_t piece_size = 256U << 10;
+
+/// What one thread works with.
+struct Desk {
+  Bytes buffer;
+  DigestStream digest;
+};
+
 class Copier {
  public:
   Copier(const CopyJob& job, const ChunkRanges& done, const Checkpointing& checkpointing)
@@ -58,14 +66,14 @@ class Copier {
   bool step(unsigned worker);
   void tick();
   void save();
-  void copy_chunk(const CopyTask& task, Bytes& buffer);
+  void copy_chunk(const CopyTask& task, Desk& desk);
   void write_runs(std::uint64_t offset, ByteSpan bytes);
 
   const CopyJob& job_;
   const Checkpointing& checkpointing_;
   const std::uint64_t size_, chunk_size_;
   Workers workers_;
-  std::vector<Bytes> buffers_;
+  std::vector<Desk> desks_;
 
   std::mutex plan_mutex_;
   Planner planner_;
@@ -93,27 +101,38 @@ bool Copier::step(unsigned worker) {
     const std::lock_guard lock(pending_mutex_);
     zeros_.append(pending_, task.first_chunk, task.chunks);
   } else {
-    copy_chunk(task, buffers_[worker]);
+    copy_chunk(task, desks_[worker]);
   }
   skipped_ += task.skipped;
   finished_ += length;
   return true;
 }
 
-void Copier::copy_chunk(const CopyTask& task, Bytes& buffer) {
-  const std::uint64_t begin = task.first_chunk * chunk_size_;
-  buffer.resize(std::min(chunk_size_, size_ - begin));
-  std::uint64_t filled = 0; // of the buffer
-  for (const Range& range : task.data) {
-    const std::uint64_t at = range.offset - begin;
-    std::fill(buffer.begin() + static_cast<std::ptrdiff_t>(filled), buffer.begin() + static_cast<std::ptrdiff_t>(at),
-              std::byte{0});
-    job_.image.read(range.offset, std::span(buffer).subspan(at, range.length));
-    filled = at + range.length;
+/// Piece by piece, so that what was read is still in the CPU's cache when it is hashed and written. Large writes also
+/// make some kernels work harder for their memory.
+void Copier::copy_chunk(const CopyTask& task, Desk& desk) {
+  const std::uint64_t begin = task.first_chunk * chunk_size_, end = std::min(size_, begin + chunk_size_);
+  const std::uint64_t piece = round_up(piece_size, std::max<std::uint64_t>(job_.writer.block_size(), 4096));
+  desk.digest.reset();
+  std::size_t next = 0; // of the task's data ranges
+  for (std::uint64_t at = begin; at < end; at += desk.buffer.size()) {
+    desk.buffer.resize(std::min(piece, end - at));
+    const Range here{at, desk.buffer.size()};
+    std::uint64_t filled = at;
+    while (next < task.data.size() && task.data[next].offset < here.end()) {
+      const std::uint64_t from = std::max(at, task.data[next].offset), to = std::min(here.end(), task.data[next].end());
+      std::memset(desk.buffer.data() + (filled - at), 0, from - filled);
+      job_.image.read(from, std::span(desk.buffer).subspan(from - at, to - from));
+      filled = to;
+      if (to < task.data[next].end())
+        break; // goes on in the next piece
+      next++;
+    }
+    std::memset(desk.buffer.data() + (filled - at), 0, here.end() - filled);
+    desk.digest.update(desk.buffer);
+    write_runs(at, desk.buffer);
   }
-  std::fill(buffer.begin() + static_cast<std::ptrdiff_t>(filled), buffer.end(), std::byte{0});
-  write_runs(begin, buffer);
-  const ChunkRun run{task.first_chunk, 1, digest_of(buffer)};
+  const ChunkRun run{task.first_chunk, 1, desk.digest.finish()};
   const std::lock_guard lock(pending_mutex_);
   pending_.push_back(run);
 }
@@ -159,7 +178,7 @@ void Copier::tick() {
 
 CopyStats Copier::run() {
   const unsigned count = Workers::count_for(job_.options.workers);
-  buffers_.resize(count);
+  desks_ = std::vector<Desk>(count);
   try {
     workers_.run(
         count, [this](unsigned worker) { return step(worker); }, [this] { tick(); }, job_.stop);

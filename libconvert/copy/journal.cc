@@ -75,6 +75,29 @@ Digest digest_of(ByteSpan bytes) {
   return {hash.high64, hash.low64};
 }
 
+DigestStream::DigestStream() : state_(XXH3_createState()) {
+  if (!state_)
+    throw std::bad_alloc();
+  reset();
+}
+
+void DigestStream::Free::operator()(XXH3_state_s* state) const {
+  XXH3_freeState(state);
+}
+
+void DigestStream::reset() {
+  XXH3_128bits_reset(state_.get());
+}
+
+void DigestStream::update(ByteSpan bytes) {
+  XXH3_128bits_update(state_.get(), bytes.data(), bytes.size());
+}
+
+Digest DigestStream::finish() const {
+  const XXH128_hash_t hash = XXH3_128bits_digest(state_.get());
+  return {hash.high64, hash.low64};
+}
+
 Journal::Journal(fs::path path) : path_(std::move(path)) {
   for (;;) {
     file_ = open_file(path_);

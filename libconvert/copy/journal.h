@@ -9,9 +9,12 @@
 #include <compare>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <vector>
+
+struct XXH3_state_s;
 
 namespace kvmport {
 
@@ -21,6 +24,21 @@ struct Digest {
   auto operator<=>(const Digest&) const = default;
 };
 Digest digest_of(ByteSpan bytes);
+
+/// The digest of bytes that come in pieces.
+class DigestStream {
+ public:
+  DigestStream();
+  void reset();
+  void update(ByteSpan bytes);
+  Digest finish() const;
+
+ private:
+  struct Free {
+    void operator()(XXH3_state_s* state) const;
+  };
+  std::unique_ptr<XXH3_state_s, Free> state_;
+};
 
 /// `count` chunks from chunk number `first` on that all have the same digest; count is 1 but for runs of zeros.
 struct ChunkRun {
