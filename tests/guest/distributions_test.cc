@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every configuration step over trees laid out as distributions lay them out: no name of the old hardware is left, the
 // files that matter read as they should, and a second run finds nothing to do.
+#include "base/error.h"
 #include "tests/guest/guest_tree.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <random>
 
 namespace kvmport::test {
 namespace {
@@ -277,6 +279,51 @@ TEST(Distributions, InstrumentedOnceAndForAll) {
       }
     EXPECT_THAT(tree.plan(info, instrument_steps()).changes, IsEmpty());
     EXPECT_THAT(tree.plan(info, configuration_steps()).changes, IsEmpty());
+  }
+}
+
+/// Every file's text, damaged in ways that real and hostile disks show.
+std::string damaged(std::string text, std::mt19937& random) {
+  static const std::string junk[] = {"\"", "=",  "/dev/",  "/dev/sd", "[", "\n\n", "{", std::string(1, '\0'),
+                                     "\\", "# ", "options"};
+  for (int i = 0; i < 3; i++) {
+    const std::size_t at = text.empty() ? 0 : random() % text.size();
+    switch (random() % 3) {
+    case 0:
+      text.resize(at);
+      break;
+    case 1:
+      text.insert(at, junk[random() % std::size(junk)]);
+      break;
+    default:
+      text.erase(at, random() % 8);
+    }
+  }
+  return text;
+}
+
+TEST(Distributions, DamagedFilesAreNoReasonToCrash) {
+  std::mt19937 random(20);
+  for (const Distribution& d : distributions()) {
+    SCOPED_TRACE(d.name);
+    std::vector<std::string> files;
+    {
+      GuestTree tree;
+      d.lay_out(tree);
+      files = tree.files();
+    }
+    for (int round = 0; round < 8; round++) {
+      GuestTree tree;
+      d.lay_out(tree);
+      for (const std::string& path : files)
+        tree.file(path, damaged(tree.read(path), random));
+      try {
+        tree.run(d.info(), configuration_steps());
+        tree.run(d.info(), instrument_steps());
+      } catch (const Error& e) { // a refusal is fine, when it is one
+        EXPECT_THAT(e.code(), testing::StartsWith("GUEST_")) << e.what();
+      }
+    }
   }
 }
 

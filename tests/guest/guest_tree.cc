@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/guest/guest_tree.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -49,6 +50,15 @@ Plan GuestTree::run(const GuestInfo& info, const std::vector<Step>& steps) {
 
 Plan GuestTree::run(const GuestInfo& info, void (*step)(const GuestInfo&, Draft&)) {
   return run(info, {{"step", step}});
+}
+
+std::vector<std::string> GuestTree::files() const {
+  std::vector<std::string> found;
+  for (const auto& entry : fs::recursive_directory_iterator(root_.path()))
+    if (entry.is_regular_file() && !entry.is_symlink())
+      found.push_back("/" + fs::relative(entry.path(), root_.path()).string());
+  std::sort(found.begin(), found.end());
+  return found;
 }
 
 std::string GuestTree::read(const std::string& path) const {

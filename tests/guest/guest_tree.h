@@ -26,6 +26,8 @@ class GuestTree {
   Plan run(const GuestInfo& info, const std::vector<Step>& steps);
   Plan run(const GuestInfo& info, void (*step)(const GuestInfo&, Draft&));
 
+  /// Paths of all regular files.
+  std::vector<std::string> files() const;
   std::string read(const std::string& path) const;
   bool exists(const std::string& path) const; ///< links count, dangling or not
   std::string readlink(const std::string& path) const;
