@@ -126,6 +126,7 @@ class Conversion {
   void prove();
   void publish_all();
   void discard_partials();
+  void check_nvram();
   ConvertResult result() const;
 
   bool uefi() const {
@@ -166,9 +167,22 @@ void Conversion::open() {
     source_.machine.memory = default_memory;
     report_.notes.push_back("the source does not tell the memory size: 2 GiB was chosen");
   }
+  check_nvram();
   report_.machine = source_.machine;
   source_id_ = source_identity(source_, options_);
   sockets_ = std::make_unique<TempDir>();
+}
+
+/// A variable store is only of use to the firmware that it was made for: its size tells.
+void Conversion::check_nvram() {
+  fs::path& nvram = source_.machine.nvram;
+  std::error_code error;
+  if (nvram.empty() ||
+      fs::file_size(nvram, error) == fs::file_size(firmware_files(source_.machine.secure_boot).variables, error))
+    return;
+  report_.notes.push_back("the UEFI variables " + nvram.string() +
+                          " are not of this host's firmware: fresh ones are used");
+  nvram.clear();
 }
 
 void Conversion::plan_copy() {
@@ -371,6 +385,11 @@ void Conversion::publish_all() {
   for (std::size_t i = 0; i < partials_.size(); i++) {
     publication.renames.emplace_back(disk_name(i) + ".partial", disk_name(i));
     publication.removes.push_back(disk_name(i) + ".partial.journal");
+  }
+  if (uefi() && !source_.machine.nvram.empty()) {
+    fs::copy_file(source_.machine.nvram, options_.output_directory / file_name("_VARS.fd.partial"),
+                  fs::copy_options::overwrite_existing);
+    publication.renames.emplace_back(file_name("_VARS.fd.partial"), file_name("_VARS.fd"));
   }
   for (const char* ending : {".serial.log", ".screenshot.png"})
     if (fs::exists(options_.output_directory / file_name((std::string(ending) + ".partial").c_str())))
