@@ -27,7 +27,7 @@ make_disk() {
 make_ext4() {
     mke2fs -q -F -t ext4 -L "$4" -U "$(uuid_for "$4")" ${5+-d "$5"} -E "offset=$(($2 << 20)),lazy_itable_init=0" \
         "$1" "$3M" 2>&1 | grep -v 'contains a' || true
-    debugfs -R "stat <2>" "$1?offset=$(($2 << 20))" 2>/dev/null | grep -q Inode
+    debugfs -R "stat <2>" "$1?offset=$(($2 << 20))" 2>/dev/null | grep Inode >/dev/null
 }
 
 # make_esp DISK START_MIB SIZE_MIB: an empty FAT in the disk at this place; files get there with esp_copy.
@@ -76,6 +76,16 @@ grub_bios() {
     dd if=$images/boot.img of="$1" bs=440 count=1 conv=notrunc status=none
     dd if="$core" of="$1" bs=512 seek=1 conv=notrunc status=none
     grub-editenv "$3/boot/grub/grubenv" create
+}
+
+# old_drivers_only INITRAMFS: it must drive old disks and know no virtio, else the guest proves nothing.
+old_drivers_only() {
+    local list
+    list=$(lsinitramfs "$1")
+    if [[ $list != */sd_mod.ko* || $list =~ virtio_(blk|pci|scsi) ]]; then
+        say "wrong drivers in $1"
+        return 1
+    fi
 }
 
 # describe FIRMWARE CONTROLLER MEMORY_MIB MAC KERNELS NOTES: writes guest.json. KERNELS: versions, separated by blanks.

@@ -27,7 +27,6 @@ base_system() {
             --aptopt='APT::Install-Recommends "false"' --include=$base_packages \
             --customize-hook='chroot "$1" apt-get clean' \
             --customize-hook="for p in $extra_packages; do"' chroot "$1" apt-get -qy --download-only install $p; done' \
-            --customize-hook='chroot "$1" apt-get -qy --download-only --reinstall install "linux-image-$(ls "$1/lib/modules")"' \
             bookworm - - <<<"$mirror" 2>"$cache/base.log" 8>&- 9>&- | zstd -q -1 -T0 -f -o "$tar.partial" ||
             { grep -v '^Get:' "$cache/base.log" | tail -20 >&2; return 1; }
         mv "$tar.partial" "$tar"
@@ -50,7 +49,7 @@ debian_root() {
     root=$out/work/root
     base_system
     mkdir -p "$root"
-    zstd -qdc "$cache/base.tar.zst" | tar -x -C "$root" --numeric-owner --xattrs --xattrs-include='*'
+    tar --zstd -xf "$cache/base.tar.zst" -C "$root" --numeric-owner --xattrs --xattrs-include='*'
     kernel=$(ls "$root/lib/modules")
     install_packages "$@"
     echo "$name" >"$root/etc/hostname"
@@ -65,8 +64,7 @@ banner() { printf 'Debian GNU/Linux 12 \\n \\l\nnetwork: %s \\4{%s}\n\n' "$1" "$
 
 # Removes what only the build needed.
 debian_finish() {
-    find "$root/var/cache/apt/archives" -name '*.deb' ! -name "linux-image-$kernel*" -delete
-    rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/log/{apt/*,dpkg.log,bootstrap.log,alternatives.log}
+    rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/{archives/*.deb,*.bin} "$root"/var/log/{apt/*,dpkg.log,bootstrap.log,alternatives.log}
     mv "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap" "$root/etc/dpkg/dpkg.cfg.d/no-documentation"
     sed -i /unsafe-io/d "$root/etc/dpkg/dpkg.cfg.d/no-documentation"
     rm -f "$root/etc/resolv.conf" "$root"/etc/apt/apt.conf.d/99mmdebstrap
@@ -79,14 +77,7 @@ initramfs() {
     echo RESUME=none >"$root/etc/initramfs-tools/conf.d/resume"
     printf '%s\n' "$@" >>"$root/etc/initramfs-tools/modules"
     logged in_root update-initramfs -c -k "$kernel"
-    no_virtio
-}
-
-no_virtio() {
-    if lsinitramfs "$root/boot/initrd.img-$kernel" | grep -E 'virtio_(blk|pci|scsi)'; then
-        say "the initramfs must not know virtio"
-        return 1
-    fi
+    old_drivers_only "$root/boot/initrd.img-$kernel"
 }
 
 # default_grub CMDLINE: /etc/default/grub as an administrator left it who did not want UUIDs.
@@ -298,7 +289,7 @@ END
     logged in_root sh -c 'mount -t tmpfs tmpfs /sys && mount -t tmpfs tmpfs /run && mount --bind /dev /dev && exec dracut "$@"' dracut \
         --quiet --force --hostonly --kver "$kernel" --drivers "ata_piix ata_generic ahci sd_mod xfs crc32c_generic" --filesystems xfs \
         --omit "qemu qemu-net virtiofs" "/boot/initrd.img-$kernel"
-    no_virtio
+    old_drivers_only "$root/boot/initrd.img-$kernel"
     default_grub 'console=tty0 console=ttyS0,115200'
     make_disk "$out/sda.raw" 2048 <<<'label: dos
         start=2048, type=83, bootable'

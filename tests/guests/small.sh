@@ -40,10 +40,7 @@ small_kernel() {
     [ "$3" != xz ] || echo COMPRESSLEVEL=1 >>"$conf/initramfs.conf"
     printf '%s\n' $small_initramfs_modules >"$conf/modules"
     logged mkinitramfs -d "$conf" -o "$tree/boot/initrd.img-$v" "$v"
-    if lsinitramfs "$tree/boot/initrd.img-$v" | grep -E 'virtio_(blk|pci|scsi)'; then
-        say "the initramfs must not know virtio"
-        return 1
-    fi
+    old_drivers_only "$tree/boot/initrd.img-$v"
 }
 
 # small_root TREE HOSTNAME: a merged-/usr root with busybox as init, gettys on ttyS0 and tty1, and a static address on eth0.
