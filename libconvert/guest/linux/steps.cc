@@ -23,6 +23,7 @@ std::vector<Step> linux_steps(const PlanOptions& options) {
       {"network-names", network_names_step},
       {"hypervisor-tools", hypervisor_tools_step},
       {"old-devices", old_devices_step},
+      {"leftovers", leftovers_step},
   };
   if (options.serial_console)
     steps.push_back({"serial-console", serial_console_step});
