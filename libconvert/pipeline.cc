@@ -3,6 +3,7 @@
 
 #include "base/process.h"
 #include "kvmboot/probe.h"
+#include "libconvert/guest/linux/network_cards.h"
 #include "libconvert/publish.h"
 #include "libconvert/report.h"
 #include "libconvert/target/target.h"
@@ -227,7 +228,8 @@ void Conversion::convert_guest(const StopToken& stop) {
   sink_.stage("inspect", "looking into the guest");
   auto access = open_guest(source_.machine, conversion, options_.guest, options_.access, sockets_->path(), sink_, stop);
   stop.check();
-  const GuestInfo& guest = access->info();
+  GuestInfo guest = access->info();
+  linux_guest::complete_network_cards(guest.machine, access->filesystem());
   sink_.stage("convert", "planning the changes for " + guest.pretty_name);
   Plan plan = make_plan(guest, access->filesystem(), linux_steps(options_.plan));
   for (const auto& warning : plan.warnings)
@@ -242,7 +244,7 @@ void Conversion::convert_guest(const StopToken& stop) {
     }
   }
   access->finish();
-  report_.guest = guest;
+  report_.guest = std::move(guest);
   report_.plan = std::move(plan);
 }
 
@@ -303,6 +305,10 @@ void Conversion::copy_and_convert() {
     std::rethrow_exception(guest_error);
   if (copy_error)
     std::rethrow_exception(copy_error);
+  // Cards that got an address for the plan have it in the result as well.
+  source_.machine.nics = report_.guest->machine.nics;
+  source_.machine.notes = report_.guest->machine.notes;
+  report_.machine = source_.machine;
 }
 
 void Conversion::merge_and_finish() {

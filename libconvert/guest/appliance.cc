@@ -222,8 +222,10 @@ void Appliance::State::mount_root(const RootCandidate& root) {
   mount(*found, "/", options, found->device.type);
   filesystem = std::make_unique<GuestfsFilesystem>(handle, std::vector<std::string>{"/"});
   info.root_device = root.source_name;
-  const std::string state = handle.script("grep ' /sysroot ' /proc/mounts | cut -d' ' -f4");
-  if (state.starts_with("ro,") || state.starts_with("ro\n"))
+  const std::unique_ptr<struct guestfs_statvfs, void (*)(struct guestfs_statvfs*)> st(
+      ::guestfs_statvfs(handle.get(), "/"), ::guestfs_free_statvfs);
+  constexpr std::int64_t read_only = 1; // ST_RDONLY
+  if (st && (st->flag & read_only) != 0)
     throw Error("GUEST_UNCLEAN", "the guest's root filesystem " + root.source_name + " can only be mounted read-only",
                 handle.script("dmesg | tail -n 3"), "repair it where the guest comes from (fsck), and convert again");
 }

@@ -31,8 +31,16 @@ std::string with_line_end(std::string text) {
   return text;
 }
 
+/// Whether the guest has a program, wherever distributions put it.
+bool has_program(const Draft& draft, const std::string& name) {
+  for (const char* directory : {"/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"})
+    if (draft.exists(directory + name))
+      return true;
+  return false;
+}
+
 void initramfs_tools(Draft& draft, const std::vector<std::string>& names) {
-  if (!draft.is_directory("/etc/initramfs-tools"))
+  if (!draft.is_directory("/etc/initramfs-tools") || !has_program(draft, "mkinitramfs"))
     return;
   const std::string path = "/etc/initramfs-tools/modules";
   std::string text = with_line_end(draft.try_read(path).value_or(""));
@@ -47,9 +55,9 @@ void initramfs_tools(Draft& draft, const std::vector<std::string>& names) {
 }
 
 void dracut(Draft& draft, const std::vector<std::string>& names) {
-  if (!draft.is_directory("/etc/dracut.conf.d") && !draft.exists("/etc/dracut.conf"))
+  if (!has_program(draft, "dracut"))
     return;
-  if (draft.is_directory("/etc/dracut.conf.d"))
+  if (draft.is_directory("/etc/dracut.conf.d") || !draft.exists("/etc/dracut.conf"))
     draft.write("/etc/dracut.conf.d/90-kvmport.conf", std::string(head) + "add_drivers+=\" " + joined(names) + " \"\n",
                 reason);
   else
@@ -61,6 +69,8 @@ void dracut(Draft& draft, const std::vector<std::string>& names) {
 /// MODULES=(…) in mkinitcpio.conf; later versions read a directory as well, which keeps the file as it is.
 void mkinitcpio(Draft& draft, const std::vector<std::string>& names) {
   const std::string path = "/etc/mkinitcpio.conf";
+  if (!has_program(draft, "mkinitcpio"))
+    return;
   if (draft.is_directory("/etc/mkinitcpio.conf.d")) {
     draft.write("/etc/mkinitcpio.conf.d/kvmport.conf", std::string(head) + "MODULES+=(" + joined(names) + ")\n",
                 reason);
@@ -84,7 +94,7 @@ void mkinitcpio(Draft& draft, const std::vector<std::string>& names) {
 void mkinitfs(Draft& draft) {
   const std::string path = "/etc/mkinitfs/mkinitfs.conf";
   const auto text = draft.try_read(path);
-  if (!text || !draft.plan().virtio_disk)
+  if (!text || !draft.plan().virtio_disk || !has_program(draft, "mkinitfs"))
     return;
   draft.write(path,
               edit_lines(*text,
