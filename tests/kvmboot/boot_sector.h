@@ -4,6 +4,7 @@
 
 #include "formats/image.h"
 
+#include <array>
 #include <gtest/gtest.h>
 
 namespace kvmport::test {
@@ -47,7 +48,9 @@ class BootSector {
       code_.push_back(std::byte{b});
     return *this;
   }
-  Bytes code_{std::byte{0x31}, std::byte{0xc0}, std::byte{0x8e}, std::byte{0xd8}, std::byte{0x8e}, std::byte{0xc0}};
+  static constexpr std::array<std::byte, 6> clear_segments{std::byte{0x31}, std::byte{0xc0}, std::byte{0x8e},
+                                                           std::byte{0xd8}, std::byte{0x8e}, std::byte{0xc0}};
+  Bytes code_ = Bytes(clear_segments.begin(), clear_segments.end());
 };
 
 /// A disk in memory: `head`, then zeros.
