@@ -108,7 +108,8 @@ std::vector<FstabEntry> parse_fstab(std::string_view text) {
     if (words.size() < 2 || words[0].text.starts_with('#'))
       continue;
     FstabEntry entry;
-    entry.spec = unescape(unquote(words[0].text));
+    entry.spec = unescape(words[0].text);
+    std::erase(entry.spec, '"'); // UUID="…" and "UUID=…" both occur
     entry.path = unescape(words[1].text);
     entry.type = words.size() > 2 ? std::string(words[2].text) : "auto";
     entry.options = words.size() > 3 ? std::string(words[3].text) : "defaults";

@@ -57,6 +57,7 @@ TEST(Appliance, FindsMountsReadsAndWrites) {
   const fs::path tree = work.path() / "tree", data = work.path() / "data";
   for (const char* directory : {"etc", "boot", "usr/bin", "usr/lib", "sbin", "home", "usr/lib/modules/6.1.0-x"})
     fs::create_directories(tree / directory);
+  fs::create_directory_symlink("usr/lib", tree / "lib");
   fs::create_directories(data / "lost");
   std::ofstream(tree / "usr/lib/os-release") << "ID=testos\nVERSION_ID=7\nPRETTY_NAME=\"Test OS 7\"\n";
   fs::create_symlink("../usr/lib/os-release", tree / "etc/os-release");

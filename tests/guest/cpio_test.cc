@@ -110,6 +110,7 @@ TEST(Cpio, DamageIsRefusedWhereverItIs) {
   long_file.replace(6 + 6 * 8, 8, "FFFFFFFF");
   for (const auto& bad :
        {bad_magic, bad_number, long_name, long_file, good.substr(0, 50), good.substr(0, 115), good.substr(0, 120)}) {
+    SCOPED_TRACE(bad.substr(0, 110) + " of " + std::to_string(bad.size()) + " bytes");
     try {
       (void)read_all(bad);
       ADD_FAILURE() << "read";

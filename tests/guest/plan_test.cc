@@ -73,6 +73,7 @@ TEST(Draft, NothingIsAppliedBeforeApply) {
 
 TEST(Draft, NewFilesGetTheirDirectoriesAndModes) {
   GuestTree tree;
+  tree.file("/etc/a", "there");
   const Plan plan = tree.run({}, {step([](Draft& draft) { draft.write("/etc/x/y/z.conf", "1", "r", 0600); }, "net")});
   EXPECT_THAT(plan.changes, SizeIs(3));
   EXPECT_EQ(plan.changes[0].kind, Change::Kind::mkdir);

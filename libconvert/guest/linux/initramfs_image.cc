@@ -138,12 +138,55 @@ std::size_t walk_plain(std::string_view image, std::size_t start, const Initramf
   return start + reader.end();
 }
 
-/// A compressed part; returns about where it ends.
-std::size_t walk_compressed(std::string_view image, std::size_t start, const InitramfsVisitor& visit) {
-  Decompressor stream(image.substr(start));
-  CpioReader reader([&](std::span<char> out) { return stream.read(out); });
+/// A compressed part that fills `bytes`; returns about how many of them it took (`feed` too many at most).
+std::size_t walk_stream(std::string_view bytes, const InitramfsVisitor& visit, std::size_t& consumed) {
+  Decompressor stream(bytes);
+  CpioReader reader([&](std::span<char> out) {
+    consumed = stream.consumed();
+    const std::size_t n = stream.read(out);
+    consumed = stream.consumed();
+    return n;
+  });
   visit_all(reader, visit);
-  return start + stream.consumed();
+  return stream.consumed();
+}
+
+/// Whether a stream cut before `next` can be read. Between the parts lies padding, which most decoders don't take; but
+/// a stream may itself end with zeros.
+bool walk_cut(std::string_view bytes, std::size_t next, const InitramfsVisitor& visit) {
+  std::size_t cut = next;
+  while (cut > 0 && next - cut < 512 && bytes[cut - 1] == '\0')
+    cut--;
+  for (const std::size_t last = std::min(next, cut + 8); cut <= last; cut++) {
+    try {
+      std::size_t consumed = 0;
+      walk_stream(bytes.substr(0, cut), visit, consumed);
+      return true;
+    } catch (const Error&) { // the next cut may be the right one
+    }
+  }
+  return false;
+}
+
+/// A compressed part; returns about where it ends. Most decoders of libarchive take what follows a stream for more of
+/// it and fail: then the part is tried again, cut where the next one seems to begin. Entries may be visited twice.
+std::size_t walk_compressed(std::string_view image, std::size_t start, const InitramfsVisitor& visit) {
+  constexpr std::size_t read_ahead = 96U << 10; // what a decoder takes in beyond the last byte that it gave
+  const std::string_view bytes = image.substr(start);
+  std::size_t consumed = 0;
+  try {
+    return start + walk_stream(bytes, visit, consumed);
+  } catch (const Error&) {
+    const std::size_t end = std::min(bytes.size(), consumed + read_ahead);
+    for (std::size_t at = std::max<std::size_t>(consumed, feed) - feed + 1; at < end; at++) {
+      const bool begins =
+          cpio_at(bytes.substr(at)) ||
+          (bytes[at - 1] == '\0' || (start + at) % 4 == 0 ? !compression_at(bytes.substr(at)).empty() : false);
+      if (begins && walk_cut(bytes, at, visit))
+        return start + at;
+    }
+    throw;
+  }
 }
 
 } // namespace
