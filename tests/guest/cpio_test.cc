@@ -105,7 +105,7 @@ TEST(Cpio, DamageIsRefusedWhereverItIs) {
   const std::string good = archive_of({{"name", "content"}});
   std::string bad_magic = good, bad_number = good, long_name = good, long_file = good;
   bad_magic.replace(0, 6, "070707");
-  bad_number[10] = 'x';
+  bad_number[6 + 6 * 8 + 2] = 'x';
   long_name.replace(6 + 11 * 8, 8, "0FFFFFFF");
   long_file.replace(6 + 6 * 8, 8, "FFFFFFFF");
   for (const auto& bad :

@@ -87,15 +87,15 @@ TEST_P(RecordedBoots, AreDiagnosed) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, RecordedBoots,
-    testing::Values(
-        Recorded{"no_root_on_virtio", "ROOT_DEVICE_MISSING", "", "/dev/sda1 does not exist", Milestone::initramfs},
-        Recorded{"no_initrd", "KERNEL_PANIC", "VFS_NO_ROOT", "Unable to mount root fs", Milestone::kernel},
-        Recorded{"init_killed", "KERNEL_PANIC", "INIT_KILLED", "Attempted to kill init", Milestone::initramfs},
-        Recorded{"init_bogus", "NO_INIT", "", "No init found", Milestone::root},
-        Recorded{"grub_rescue", "GRUB_RESCUE", "", "normal.mod' not found", Milestone::bootloader},
-        Recorded{"grub_prompt", "GRUB_PROMPT", "", "grub>", Milestone::bootloader},
-        Recorded{"grub_no_device", "GRUB_ERROR", "", "no such device", Milestone::bootloader},
-        Recorded{"empty_disk", "NO_BOOTABLE_DEVICE", "", "No bootable device", Milestone::firmware}),
+    testing::Values(Recorded{"no_root_on_virtio", "ROOT_DEVICE_MISSING", "", "/dev/sda1 does not exist",
+                             Milestone::initramfs},
+                    Recorded{"no_initrd", "KERNEL_PANIC", "VFS_NO_ROOT", "Unable to mount root fs", Milestone::kernel},
+                    Recorded{"init_killed", "KERNEL_PANIC", "INIT_KILLED", "Attempted to kill init", Milestone::kernel},
+                    Recorded{"uefi_empty_disk", "UEFI_SHELL", "", "UEFI Interactive Shell", Milestone::firmware},
+                    Recorded{"grub_rescue", "GRUB_RESCUE", "", "normal.mod' not found", Milestone::bootloader},
+                    Recorded{"grub_prompt", "GRUB_PROMPT", "", "grub>", Milestone::bootloader},
+                    Recorded{"grub_no_device", "GRUB_ERROR", "", "no such device", Milestone::bootloader},
+                    Recorded{"empty_disk", "NO_BOOTABLE_DEVICE", "", "No bootable device", Milestone::firmware}),
     [](const auto& param_info) { return param_info.param.file; });
 
 TEST(Judge, GoodBootIsProvenToEachMilestone) {
@@ -182,6 +182,11 @@ INSTANTIATE_TEST_SUITE_P(
                 {kernel_line, "[    2.000000] Kernel panic - not syncing: No working init found.  Try passing init=\n"},
                 "KERNEL_PANIC",
                 "NO_INIT"},
+        Failure{"no_init_on_the_root",
+                {kernel_line, "mount: mounting /dev/vda1 on /root failed: Invalid argument\n",
+                 "No init found. Try passing init= bootarg.\n", "(initramfs) "},
+                "NO_INIT",
+                ""},
         Failure{"other_panic",
                 {kernel_line, "[    2.0] Kernel panic - not syncing: Fatal exception\n"},
                 "KERNEL_PANIC",

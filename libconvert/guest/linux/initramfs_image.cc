@@ -155,7 +155,7 @@ std::size_t walk_stream(std::string_view bytes, const InitramfsVisitor& visit, s
 /// a stream may itself end with zeros.
 bool walk_cut(std::string_view bytes, std::size_t next, const InitramfsVisitor& visit) {
   std::size_t cut = next;
-  while (cut > 0 && next - cut < 512 && bytes[cut - 1] == '\0')
+  while (cut > 0 && bytes[cut - 1] == '\0')
     cut--;
   for (const std::size_t last = std::min(next, cut + 8); cut <= last; cut++) {
     try {
