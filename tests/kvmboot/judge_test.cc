@@ -103,8 +103,9 @@ TEST(Judge, GoodBootIsProvenToEachMilestone) {
   const Verdict v = judge(evidence, Milestone::login);
   EXPECT_TRUE(v.proven);
   EXPECT_FALSE(v.diagnosis);
-  EXPECT_THAT(reached(v), testing::ElementsAre(Milestone::firmware, Milestone::bootloader, Milestone::kernel,
-                                               Milestone::initramfs, Milestone::root, Milestone::login));
+  // GRUB wrote to the screen alone, which is not in this recording; a milestone that left no line is not told.
+  EXPECT_THAT(reached(v), testing::ElementsAre(Milestone::firmware, Milestone::kernel, Milestone::initramfs,
+                                               Milestone::root, Milestone::login));
   for (std::size_t i = 1; i < v.reached.size(); i++)
     EXPECT_LE(v.reached[i - 1].at, v.reached[i].at);
   for (const Milestone until : {Milestone::kernel, Milestone::root}) {

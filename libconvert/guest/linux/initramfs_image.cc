@@ -141,14 +141,14 @@ std::size_t walk_plain(std::string_view image, std::size_t start, const Initramf
 /// A compressed part that fills `bytes`; returns about how many of them it took (`feed` too many at most).
 std::size_t walk_stream(std::string_view bytes, const InitramfsVisitor& visit, std::size_t& consumed) {
   Decompressor stream(bytes);
-  CpioReader reader([&](std::span<char> out) {
+  try {
+    CpioReader reader([&](std::span<char> out) { return stream.read(out); });
+    visit_all(reader, visit);
+  } catch (...) {
     consumed = stream.consumed();
-    const std::size_t n = stream.read(out);
-    consumed = stream.consumed();
-    return n;
-  });
-  visit_all(reader, visit);
-  return stream.consumed();
+    throw;
+  }
+  return consumed = stream.consumed();
 }
 
 /// Whether a stream cut before `next` can be read. Between the parts lies padding, which most decoders don't take; but
@@ -177,8 +177,8 @@ std::size_t walk_compressed(std::string_view image, std::size_t start, const Ini
   try {
     return start + walk_stream(bytes, visit, consumed);
   } catch (const Error&) {
-    const std::size_t end = std::min(bytes.size(), consumed + read_ahead);
-    for (std::size_t at = std::max<std::size_t>(consumed, feed) - feed + 1; at < end; at++) {
+    const std::size_t end = std::min(bytes.size(), consumed + feed);
+    for (std::size_t at = std::max(consumed, read_ahead) - read_ahead + 1; at < end; at++) {
       const bool begins =
           cpio_at(bytes.substr(at)) ||
           (bytes[at - 1] == '\0' || (start + at) % 4 == 0 ? !compression_at(bytes.substr(at)).empty() : false);
