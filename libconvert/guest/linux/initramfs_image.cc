@@ -177,7 +177,7 @@ std::size_t walk_compressed(std::string_view image, std::size_t start, const Ini
   try {
     return start + walk_stream(bytes, visit, consumed);
   } catch (const Error&) {
-    const std::size_t end = std::min(bytes.size(), consumed + feed);
+    const std::size_t end = std::min(bytes.size(), consumed + read_ahead); // padding may lie there
     for (std::size_t at = std::max(consumed, read_ahead) - read_ahead + 1; at < end; at++) {
       const bool begins =
           cpio_at(bytes.substr(at)) ||
