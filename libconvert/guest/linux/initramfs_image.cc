@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <zlib.h>
+#include <zstd.h>
 
 namespace kvmport::linux_guest {
 namespace {
@@ -174,6 +175,13 @@ std::size_t walk_compressed(std::string_view image, std::size_t start, const Ini
   constexpr std::size_t read_ahead = 96U << 10; // what a decoder takes in beyond the last byte that it gave
   const std::string_view bytes = image.substr(start);
   std::size_t consumed = 0;
+  if (compression_at(bytes) == "zstd") { // its frames tell their size
+    const std::size_t frame = ::ZSTD_findFrameCompressedSize(bytes.data(), bytes.size());
+    if (!::ZSTD_isError(frame) && compression_at(bytes.substr(frame)) != "zstd") {
+      walk_stream(bytes.substr(0, frame), visit, consumed);
+      return start + frame;
+    }
+  }
   try {
     return start + walk_stream(bytes, visit, consumed);
   } catch (const Error&) {
