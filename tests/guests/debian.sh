@@ -1,7 +1,7 @@
 # Guests with a plain Debian 12 userland under systemd: reference, uefi-lvm, dracut-xfs. Each starts from one base system, made once
 # and kept as CACHE_DIR/base.tar.zst with the packages in its apt cache that only some guests install. Sourced by make-guest.
 
-base_packages=systemd-sysv,udev,dbus,ifupdown,iproute2,isc-dhcp-client,less,nano,initramfs-tools,zstd,kmod,linux-image-amd64
+base_packages=dbus,zstd,linux-image-amd64 # beside what debootstrap installs
 extra_packages="grub-pc grub-efi-amd64 grub-efi-amd64-signed lvm2 dracut xfsprogs"
 
 # The apt mirror of the host, one line of sources.list a repository.
@@ -10,7 +10,8 @@ mirror_lines() {
         sed -n 's/^Debian \(deb .* bookworm.* main\)$/\1/p' | sort -u
 }
 
-# Makes base.tar.zst, unless one of these very scripts is there. No documentation and no locale but C; otherwise a plain minimal Debian.
+# Makes base.tar.zst, unless one of these very scripts is there. The packages of a plain debootstrap, without
+# documentation and locales.
 base_system() {
     local tar=$cache/base.tar.zst digest began=$SECONDS mirror
     exec 8>"$cache/base.lock"
@@ -20,7 +21,7 @@ base_system() {
     digest=$({ declare -f base_system && echo "$base_packages $extra_packages"; } | sha256sum | cut -d' ' -f1)
     if [ "$(cat "$cache/base.stamp" 2>/dev/null)" != "$digest" ] || [ ! -f "$tar" ]; then
         # shellcheck disable=SC2016 # "$1" is for the hooks' own shell
-        INITRD=No mmdebstrap --mode=root --variant=minbase --skip=cleanup/apt \
+        INITRD=No mmdebstrap --mode=root --variant=debootstrap --skip=cleanup/apt \
             --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/doc/*' \
             --dpkgopt='path-include=/usr/share/doc/*/copyright' --dpkgopt='path-exclude=/usr/share/man/*' \
             --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
@@ -77,6 +78,22 @@ initramfs() {
     echo RESUME=none >"$root/etc/initramfs-tools/conf.d/resume"
     printf '%s\n' "$@" >>"$root/etc/initramfs-tools/modules"
     logged in_root update-initramfs -c -k "$kernel"
+    old_drivers_only "$root/boot/initrd.img-$kernel"
+}
+
+# initramfs_most: the initramfs that initramfs-tools makes by default (MODULES=most), from a kernel package that lacks the virtio drivers
+# while it is made.
+initramfs_most() {
+    local away=$out/work/virtio file
+    while read -r file; do
+        mkdir -p "$away/$(dirname "$file")"
+        mv "$root/lib/modules/$file" "$away/$file"
+    done < <(cd "$root/lib/modules" && find . -name '*virtio*.ko')
+    logged in_root depmod "$kernel"
+    echo RESUME=none >"$root/etc/initramfs-tools/conf.d/resume"
+    logged in_root update-initramfs -c -k "$kernel"
+    cp -a "$away/." "$root/lib/modules/"
+    logged in_root depmod "$kernel"
     old_drivers_only "$root/boot/initrd.img-$kernel"
 }
 
@@ -181,10 +198,10 @@ iface ens3 inet static
     gateway 192.168.77.1
 END
     banner ens3
-    initramfs ata_piix ata_generic ahci sd_mod ext4
+    initramfs_most
     default_grub resume=/dev/sda2
     make_disk "$out/sda.raw" 2048 <<<'label: dos
-        start=2048, size=3931136, type=83, bootable
+        start=2048, size=3930112, type=83, bootable
         type=82'
     grub_bios "$out/sda.raw" ext2 "$root"
     grub_cfg ext2 msdos1 /boot /dev/sda1 resume=/dev/sda2 >"$root/boot/grub/grub.cfg"
