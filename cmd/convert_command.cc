@@ -42,23 +42,9 @@ Key read_key(const std::string& text) {
 }
 
 std::string action_of(const Change& change) {
-  switch (change.kind) {
-  case Change::Kind::write:
+  if (change.kind == Change::Kind::write)
     return change.existed ? "edit" : "create";
-  case Change::Kind::append:
-    return "append";
-  case Change::Kind::copy:
-    return "copy";
-  case Change::Kind::rename:
-    return "rename";
-  case Change::Kind::remove:
-    return "remove";
-  case Change::Kind::symlink:
-    return "link";
-  case Change::Kind::mkdir:
-    return "mkdir";
-  }
-  return "change";
+  return to_string(change.kind);
 }
 
 std::string describe_plan(const Plan& plan, const GuestInfo& guest) {
@@ -158,7 +144,7 @@ CLI::App* add_convert_command(CLI::App& app, ConvertArguments& a) {
   ConvertOptions& o = a.options;
   c->add_option("SOURCE", o.sources, ".vmx, .ovf, .ova, libvirt .xml, .vbox, or disk images")->required();
   c->add_option("-o,--output", o.output_directory, "Directory for the result; made when it does not exist");
-  c->add_option("--name", o.source.name, "Name of the result (default: the source's)");
+  c->add_option("--name", o.name, "Name of the result (default: the source's)");
   c->add_option("--format", o.format, "Format of the disks")
       ->check(CLI::IsMember({"raw", "qcow2"}))
       ->capture_default_str();

@@ -4,6 +4,7 @@
 #include "base/process.h"
 #include "kvmboot/probe.h"
 #include "libconvert/guest/linux/network_cards.h"
+#include "libconvert/machine/text.h"
 #include "libconvert/publish.h"
 #include "libconvert/report.h"
 #include "libconvert/target/target.h"
@@ -163,7 +164,7 @@ void Conversion::open() {
   name_source_disks(source_.machine);
   if (source_.images.empty())
     throw Error("DISK_MISSING", "the machine " + source_.machine.name + " has no hard disk");
-  report_.name = safe_name(source_.machine.name);
+  report_.name = safe_name(options_.name.empty() ? source_.machine.name : clean_utf8(options_.name));
   if (source_.machine.memory == 0) {
     source_.machine.memory = default_memory;
     report_.notes.push_back("the source does not tell the memory size: 2 GiB was chosen");

@@ -21,6 +21,7 @@ namespace kvmport {
 struct ConvertOptions {
   std::vector<std::filesystem::path> sources;
   SourceOptions source;
+  std::string name;                       ///< of the result; empty: the source's name
   std::filesystem::path output_directory; ///< made when it does not exist; not touched by a dry run
   std::string format = "qcow2";           ///< "raw" or "qcow2"
   Compression compression = Compression::none;

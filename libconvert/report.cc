@@ -8,26 +8,6 @@ using nlohmann::json;
 
 constexpr std::size_t quoted_limit = 64U << 10;
 
-std::string change_kind(Change::Kind kind) {
-  switch (kind) {
-  case Change::Kind::write:
-    return "write";
-  case Change::Kind::append:
-    return "append";
-  case Change::Kind::copy:
-    return "copy";
-  case Change::Kind::rename:
-    return "rename";
-  case Change::Kind::remove:
-    return "remove";
-  case Change::Kind::symlink:
-    return "symlink";
-  case Change::Kind::mkdir:
-    return "mkdir";
-  }
-  return "unknown";
-}
-
 json utf8_list(const std::vector<std::string>& texts) {
   json list = json::array();
   for (const auto& text : texts)
@@ -37,7 +17,7 @@ json utf8_list(const std::vector<std::string>& texts) {
 
 json to_json(const Change& change) {
   json j{{"step", change.step},
-         {"action", change_kind(change.kind)},
+         {"action", to_string(change.kind)},
          {"path", valid_utf8(change.path)},
          {"reason", valid_utf8(change.reason)}};
   if (!change.target.empty())

@@ -104,6 +104,26 @@ std::string Draft::readlink(const std::string& path) const {
   return it->second.content;
 }
 
+std::string to_string(Change::Kind kind) {
+  switch (kind) {
+  case Change::Kind::write:
+    return "write";
+  case Change::Kind::append:
+    return "append";
+  case Change::Kind::copy:
+    return "copy";
+  case Change::Kind::rename:
+    return "rename";
+  case Change::Kind::remove:
+    return "remove";
+  case Change::Kind::symlink:
+    return "symlink";
+  case Change::Kind::mkdir:
+    return "mkdir";
+  }
+  return "unknown";
+}
+
 Change& Draft::record(Change::Kind kind, const std::string& path, const std::string& reason) {
   Change& change = plan_.changes.emplace_back();
   change.kind = kind;

@@ -27,6 +27,9 @@ struct Change {
   std::string reason;
 };
 
+/// "write", "append", … as the report says it.
+std::string to_string(Change::Kind kind);
+
 struct Plan {
   std::vector<Change> changes;
   std::vector<std::string> warnings;

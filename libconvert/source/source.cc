@@ -135,8 +135,6 @@ Source open_source_machine(const std::vector<fs::path>& paths, const SourceOptio
   const bool described = kind != SourceKind::disk;
   Source source;
   source.machine = described ? read_description(kind, paths.front(), options.read) : bare_machine(paths);
-  if (!options.name.empty())
-    source.machine.name = options.name;
   source.machine.name = clean_utf8(source.machine.name);
   for (MachineDisk& disk : source.machine.disks) {
     const std::string& format = described ? disk.format : options.input_format;

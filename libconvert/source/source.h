@@ -19,7 +19,6 @@ struct Source {
 struct SourceOptions {
   ReadOptions read;
   std::string input_format; ///< for bare disks: overrides probing
-  std::string name;         ///< overrides the machine's name
 };
 
 /// What a file is, by its content.

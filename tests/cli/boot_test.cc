@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // kvm-boot and kvm-host as whole commands.
 #include "base/file.h"
+#include "tests/cli/support.h"
 #include "tests/support/guests.h"
 #include "tests/support/tempdir.h"
 
@@ -16,22 +17,8 @@ using testing::HasSubstr;
 namespace kvmport::test {
 namespace {
 
-ProcessResult run(const std::string& program, const std::vector<std::string>& arguments) {
-  std::vector<std::string> argv{command(program).string()};
-  argv.insert(argv.end(), arguments.begin(), arguments.end());
-  return run_process(argv, std::chrono::minutes(25));
-}
-
-/// The object of the event "result".
 json result_of(const ProcessResult& process) {
-  std::istringstream lines(process.out);
-  for (std::string line; std::getline(lines, line);) {
-    json object = json::parse(line, nullptr, false);
-    if (object.is_object() && object.value("event", "") == "result")
-      return object;
-  }
-  ADD_FAILURE() << "no result in: " << process.out << process.err;
-  return {};
+  return event_of(process, "result");
 }
 
 TEST(KvmBoot, GuestOnItsOldHardwareIsProvenToLogin) {

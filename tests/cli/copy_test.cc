@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // kvm-v2v copy and info as whole commands: results, refusals by code, interruption, and a full disk.
 #include "base/file.h"
+#include "tests/cli/support.h"
 #include "tests/support/guests.h"
 #include "tests/support/tempdir.h"
 
@@ -28,18 +29,7 @@ std::vector<std::string> argv_of(const std::vector<std::string>& arguments) {
 }
 
 ProcessResult run(const std::vector<std::string>& arguments) {
-  return run_process(argv_of(arguments), std::chrono::minutes(5));
-}
-
-/// The last event of a run with --json; every line must be an object with "event".
-json last_event(const ProcessResult& process) {
-  std::istringstream lines(process.out);
-  json last;
-  for (std::string line; std::getline(lines, line);) {
-    last = json::parse(line, nullptr, false);
-    EXPECT_TRUE(last.is_object() && last.contains("event")) << line;
-  }
-  return last;
+  return test::run("kvm-v2v", arguments);
 }
 
 void expect_same(const fs::path& raw, const fs::path& other, const std::string& format) {

@@ -1,29 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // What `kvm-v2v convert` refuses: the code, exit status 2, and nothing under a final name afterwards.
 #include "base/file.h"
+#include "tests/cli/support.h"
 #include "tests/support/guests.h"
 #include "tests/support/tempdir.h"
 
 #include <functional>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <thread>
 
 namespace fs = std::filesystem;
 using nlohmann::json;
 
 namespace kvmport::test {
 namespace {
-
-/// The last JSON object that a run printed.
-json last_event(const ProcessResult& result) {
-  std::istringstream lines(result.out);
-  std::string line, last;
-  while (std::getline(lines, line))
-    if (!line.empty())
-      last = line;
-  return json::parse(last, nullptr, false);
-}
 
 void expect_refusal(const std::vector<std::string>& sources, const fs::path& out, const std::string& code,
                     std::vector<std::string> options = {}) {
@@ -34,10 +25,7 @@ void expect_refusal(const std::vector<std::string>& sources, const fs::path& out
   ASSERT_TRUE(event.is_object()) << result.out;
   EXPECT_EQ(event["event"], "error");
   EXPECT_EQ(event["code"], code) << event;
-  if (fs::exists(out)) {
-    for (const auto& entry : fs::directory_iterator(out))
-      ADD_FAILURE() << "left behind: " << entry.path();
-  }
+  EXPECT_EQ(names_in(out), std::vector<std::string>{}) << "left behind";
 }
 
 struct Refusal {
@@ -47,76 +35,30 @@ struct Refusal {
   std::function<std::vector<std::string>(const fs::path& dir)> make;
 };
 
-fs::path patterned(const fs::path& dir) {
-  make_pattern_file(dir / "raw.img", 8U << 20, 7);
-  return dir / "raw.img";
-}
-
-fs::path as(const fs::path& dir, const std::string& format, const std::vector<std::string>& options = {}) {
-  const fs::path out = dir / ("disk." + format);
-  std::vector<std::string> argv{"qemu-img", "convert", "-q", "-f", "raw", "-O", format};
-  argv.insert(argv.end(), options.begin(), options.end());
-  argv.insert(argv.end(), {patterned(dir).string(), out.string()});
-  must_run(argv);
-  fs::remove(dir / "raw.img");
-  return out;
-}
-
-void poke(const fs::path& file, std::uint64_t offset, std::uint8_t value) {
-  UniqueFd fd = open_existing(file);
-  const std::byte b{value};
-  write_exact(fd.get(), offset, {&b, 1}, file.string());
-}
-
-std::vector<std::string> vmx(const fs::path& dir, const std::string& disk) {
-  write_file_durably(dir / "vm.vmx", "displayName = \"vm\"\nmemsize = \"512\"\nscsi0.present = \"TRUE\"\n"
-                                     "scsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"" +
-                                         disk + "\"\n");
-  return {(dir / "vm.vmx").string()};
-}
-
-/// An ext4 disk, whole, from the tree that `fill` makes.
-fs::path ext4_disk(const fs::path& dir, const std::string& name, const std::function<void(const fs::path&)>& fill) {
-  const fs::path tree = dir / (name + ".tree"), disk = dir / name;
-  fs::create_directories(tree);
-  fill(tree);
-  must_run({"mke2fs", "-q", "-F", "-t", "ext4", "-d", tree.string(), disk.string(), "32M"});
-  fs::remove_all(tree);
-  return disk;
-}
-
-void small_system(const fs::path& tree) {
-  for (const char* directory : {"etc", "usr/bin", "sbin", "boot/grub", "lib/modules"})
-    fs::create_directories(tree / directory);
-  write_file_durably(tree / "etc/os-release", "ID=test\nPRETTY_NAME=\"A test\"\n");
-  write_file_durably(tree / "etc/fstab", "/dev/sda / ext4 defaults 0 1\n");
-  write_file_durably(tree / "sbin/init", "#!/bin/sh\n");
-}
-
 const std::vector<Refusal>& quick_refusals() {
   static const std::vector<Refusal> all{
       {"missing", "NOT_FOUND", [](const fs::path& d) { return std::vector<std::string>{(d / "none.img").string()}; }},
       {"truncated_qcow2", "DISK_TRUNCATED",
        [](const fs::path& d) {
-         const fs::path disk = as(d, "qcow2");
+         const fs::path disk = disk_as(d, "qcow2");
          fs::resize_file(disk, fs::file_size(disk) / 2);
          return std::vector{disk.string()};
        }},
       {"truncated_stream_vmdk", "DISK_TRUNCATED",
        [](const fs::path& d) {
-         const fs::path disk = as(d, "vmdk", {"-o", "subformat=streamOptimized"});
+         const fs::path disk = disk_as(d, "vmdk", {"-o", "subformat=streamOptimized"});
          fs::resize_file(disk, fs::file_size(disk) * 6 / 10);
          return std::vector{disk.string()};
        }},
       {"encrypted", "IMAGE_ENCRYPTED",
        [](const fs::path& d) {
-         const fs::path disk = as(d, "qcow2");
+         const fs::path disk = disk_as(d, "qcow2");
          poke(disk, 35, 1); // crypt_method, big-endian at 32
          return std::vector{disk.string()};
        }},
       {"marked_corrupt", "IMAGE_CORRUPT",
        [](const fs::path& d) {
-         const fs::path disk = as(d, "qcow2");
+         const fs::path disk = disk_as(d, "qcow2");
          poke(disk, 79, 2); // incompatible features, bit 1
          return std::vector{disk.string()};
        }},
@@ -129,18 +71,40 @@ const std::vector<Refusal>& quick_refusals() {
        }},
       {"suspended_vmx", "SOURCE_SUSPENDED",
        [](const fs::path& d) {
-         as(d, "vmdk");
+         disk_as(d, "vmdk");
          write_file_durably(d / "vm.vmss", "memory");
-         return vmx(d, "disk.vmdk");
+         return std::vector{write_vmx(d, "disk.vmdk").string()};
        }},
       {"snapshot_without_base", "SNAPSHOT_CHAIN_INCOMPLETE",
        [](const fs::path& d) {
-         const fs::path base = as(d, "vmdk");
+         const fs::path base = disk_as(d, "vmdk");
          must_run({"qemu-img", "create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", "disk.vmdk", "disk-000001.vmdk"}, d);
          fs::remove(base);
-         return vmx(d, "disk-000001.vmdk");
+         return std::vector{write_vmx(d, "disk-000001.vmdk").string()};
        }},
-      {"disk_of_vmx_outside", "PATH_NOT_ALLOWED", [](const fs::path& d) { return vmx(d, "../../../etc/passwd"); }},
+      {"disk_of_vmx_outside", "PATH_NOT_ALLOWED",
+       [](const fs::path& d) { return std::vector{write_vmx(d, "../../../etc/passwd").string()}; }},
+      {"file_missing_from_manifest", "MANIFEST_MISMATCH",
+       [](const fs::path& d) {
+         disk_as(d, "vmdk", {"-o", "subformat=streamOptimized"});
+         write_file_durably(d / "vm.ovf", ovf({"vm"}));
+         write_file_durably(d / "vm.mf", "SHA256(vm.ovf)= " + sha256_of(d / "vm.ovf") + "\n");
+         return std::vector{(d / "vm.ovf").string()};
+       }},
+      {"disk_differs_from_manifest", "MANIFEST_MISMATCH",
+       [](const fs::path& d) {
+         const fs::path disk = disk_as(d, "vmdk", {"-o", "subformat=streamOptimized"});
+         write_file_durably(d / "vm.ovf", ovf({"vm"}));
+         write_file_durably(d / "vm.mf", "SHA256(vm.ovf)= " + sha256_of(d / "vm.ovf") +
+                                             "\nSHA256(disk.vmdk)= " + std::string(64, '0') + "\n");
+         return std::vector{(d / "vm.ovf").string()};
+       }},
+      {"ovf_without_memory", "MEMORY_MISSING",
+       [](const fs::path& d) {
+         disk_as(d, "vmdk", {"-o", "subformat=streamOptimized"});
+         write_file_durably(d / "vm.ovf", ovf({"vm"}, false));
+         return std::vector{(d / "vm.ovf").string()};
+       }},
       {"xml_with_entities", "DESCRIPTION_INVALID",
        [](const fs::path& d) {
          write_file_durably(d / "d.xml",
@@ -171,18 +135,34 @@ INSTANTIATE_TEST_SUITE_P(All, QuickRefusals, testing::ValuesIn(quick_refusals())
 TEST(Refusals, RunningSource) {
   TempDir dir;
   fs::create_directory(dir.path() / "in");
-  const fs::path disk = as(dir.path() / "in", "qcow2");
+  const fs::path disk = disk_as(dir.path() / "in", "qcow2");
   Child writer({"qemu-nbd", "-t", "-k", (dir.path() / "sock").string(), "-f", "qcow2", disk.string()}, {});
   for (int i = 0; i < 200 && !fs::exists(dir.path() / "sock"); i++)
     writer.wait(std::chrono::milliseconds(50));
   expect_refusal({disk.string()}, dir.path() / "out", "SOURCE_RUNNING", {"--disk-only"});
 }
 
+TEST(Refusals, SourceThatChangesMeanwhile) {
+  TempDir dir;
+  fs::create_directory(dir.path() / "in");
+  const fs::path disk = dir.path() / "in/raw.img", out = dir.path() / "out";
+  make_pattern_file(disk, 512U << 20, 3);
+  Child child(convert_argv({disk.string()}, out, {"--disk-only", "--no-boot", "--quiet", "--name", "r"}), {});
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while ((!fs::exists(out) || fs::is_empty(out)) && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  poke(disk, 4096, 1);
+  const auto ended = child.wait(std::chrono::minutes(2));
+  ASSERT_TRUE(ended.has_value());
+  EXPECT_EQ(*ended, 2);
+  EXPECT_TRUE(names_in(out).empty()) << testing::PrintToString(names_in(out));
+}
+
 TEST(Refusals, ExistingOutputIsKept) {
   TempDir dir;
   fs::create_directories(dir.path() / "in");
   fs::create_directories(dir.path() / "out");
-  const fs::path disk = as(dir.path() / "in", "qcow2");
+  const fs::path disk = disk_as(dir.path() / "in", "qcow2");
   write_file_durably(dir.path() / "out/r-sda.qcow2", "precious");
   const ProcessResult result = run_process(
       convert_argv({disk.string()}, dir.path() / "out", {"--disk-only", "--no-boot", "--json", "--name", "r"}),
@@ -195,7 +175,7 @@ TEST(Refusals, ExistingOutputIsKept) {
 TEST(Refusals, FullTargetDisk) {
   TempDir dir;
   fs::create_directories(dir.path() / "in");
-  const fs::path disk = as(dir.path() / "in", "qcow2");
+  const fs::path disk = disk_as(dir.path() / "in", "qcow2");
   const fs::path small = dir.path() / "small";
   fs::create_directory(small);
   must_run({"mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small.string()});
@@ -215,6 +195,21 @@ TEST(Refusals, UsageIsExitStatusOne) {
 }
 
 // These need the appliance to be sure.
+
+TEST(GuestRefusals, EncryptedSystemWithoutItsKey) {
+  TempDir dir;
+  const fs::path disk = ext4_disk(dir.path(), "luks.img", small_system);
+  encrypt(disk, dir.path() / "key");
+  expect_refusal({disk.string()}, dir.path() / "out", "KEY_MISSING");
+}
+
+TEST(GuestRefusals, DamagedFilesystem) {
+  TempDir dir;
+  const fs::path disk = ext4_disk(dir.path(), "a.img", small_system);
+  for (std::uint64_t at = 2048; at < 6144; at++) // the group descriptors of 1 KiB blocks
+    poke(disk, at, static_cast<std::uint8_t>(at * 37 + 11));
+  expect_refusal({disk.string()}, dir.path() / "out", "GUEST_UNCLEAN");
+}
 
 TEST(GuestRefusals, NoOperatingSystem) {
   TempDir dir;

@@ -130,5 +130,38 @@ TEST(Killed, TheNextRunGivesTheSameGuest) {
   EXPECT_EQ(digests(dir.path() / "source"), before);
 }
 
+/// Killed while the guest boots: no QEMU lives on, nothing has a final name, and the next run re-uses the whole copy.
+TEST(Killed, DuringTheProof) {
+  const fs::path guest = make_guest("mini");
+  TempDir dir(guest_cache());
+  const auto sources = package_guest(guest, "vmx", dir.path() / "source");
+  const fs::path out = dir.path() / "out", log = out / "m.serial.log.partial";
+  std::string qemu;
+  {
+    Child child(convert_argv(sources, out, {"--name", "m"}), {});
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(5);
+    while ((!fs::exists(log) || fs::file_size(log) == 0) && std::chrono::steady_clock::now() < deadline)
+      ASSERT_FALSE(child.wait(std::chrono::milliseconds(20))) << "it ended before the guest spoke";
+    for (const auto& task : fs::directory_iterator("/proc/" + std::to_string(child.pid()) + "/task"))
+      qemu += read_file(task.path() / "children");
+  } // SIGKILL
+  ASSERT_FALSE(qemu.empty());
+  qemu = qemu.substr(0, qemu.find(' '));
+  for (int i = 0; i < 100 && fs::exists("/proc/" + qemu + "/exe"); i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_FALSE(fs::exists("/proc/" + qemu + "/exe")) << "QEMU lives on";
+  for (const auto& entry : fs::directory_iterator(out))
+    EXPECT_NE(entry.path().string().find(".partial"), std::string::npos) << entry.path();
+
+  const ProcessResult again =
+      run_process(convert_argv(sources, out, {"--name", "m", "--no-boot"}), std::chrono::minutes(10));
+  ASSERT_EQ(again.exit_code, 3) << again.out << again.err;
+  must_run({"qemu-img", "check", (out / "m-sda.qcow2").string()});
+  for (const auto& entry : fs::directory_iterator(out))
+    EXPECT_EQ(entry.path().string().find(".partial"), std::string::npos) << entry.path();
+  const json report = json::parse(read_file(out / "m.report.json", 256U << 20));
+  EXPECT_GT(report["disks"][0]["reused_bytes"].get<std::uint64_t>(), 0U);
+}
+
 } // namespace
 } // namespace kvmport::test

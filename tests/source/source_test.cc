@@ -72,10 +72,8 @@ TEST_F(SourceTest, BareDisks) {
   EXPECT_EQ(source.machine.disks[0].capacity, disk_size);
   EXPECT_EQ(source.machine.disks[1].source_name, "sdb");
   SourceOptions options;
-  options.name = "renamed";
   options.input_format = "raw";
   const Source forced = open({at("my disk.qcow2")}, options);
-  EXPECT_EQ(forced.machine.name, "renamed");
   EXPECT_EQ(forced.images[0]->info().format, "raw");
 }
 
