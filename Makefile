@@ -113,7 +113,7 @@ check-asan: deps
 
 ALL_SRC := $(foreach r,$(ROOMS) cmd,$(call room_src,$(r)))
 tidy: deps
-	@printf '%s\n' $(ALL_SRC) | xargs -P 2 -n 4 clang-tidy --quiet -- -std=c++20 -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+	@printf '%s\n' $(ALL_SRC) | xargs -P 2 -n 4 sh -c 'clang-tidy --quiet "$$@" -- -std=c++20 -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)' tidy
 
 FORMATTED := $(shell git ls-files '*.cc' '*.h' 2>/dev/null)
 format:

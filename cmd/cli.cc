@@ -5,6 +5,7 @@
 #include <csignal>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 namespace kvmport {
@@ -252,6 +253,19 @@ void Console::error(const Error& error) {
   line(text);
 }
 
+namespace {
+
+/// A disk in 2 GiB extents has a file each, and the usual soft limit of 1024 files is reached at 2 TiB.
+void allow_many_open_files() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+  }
+}
+
+} // namespace
+
 int run_program(CLI::App& app, int argc, char** argv, const CommonArguments& arguments,
                 const std::function<int(Console&, const StopToken&)>& action) {
   app.set_version_flag("--version", app.get_name() + " " + version_text);
@@ -264,6 +278,7 @@ int run_program(CLI::App& app, int argc, char** argv, const CommonArguments& arg
     console.error(Error("USAGE", e.what(), {}, app.get_name() + " --help says how to call it"));
     return exit_usage;
   }
+  allow_many_open_files();
   StopToken stop;
   const SignalScope signals(stop);
   try {

@@ -127,10 +127,13 @@ json to_json(const Verdict& verdict) {
   json j{{"proven", verdict.proven},     {"asked", to_string(verdict.asked)},      {"reached", reached},
          {"engine", verdict.engine},     {"engine_reason", verdict.engine_reason}, {"wall_ms", verdict.wall.count()},
          {"cpu_ms", verdict.cpu.count()}};
-  if (verdict.diagnosis)
+  if (verdict.diagnosis) {
     j["diagnosis"] = {{"code", verdict.diagnosis->code},
                       {"text", valid_utf8(verdict.diagnosis->text)},
                       {"lines", utf8_list(verdict.diagnosis->lines)}};
+    if (!verdict.diagnosis->detail.empty())
+      j["diagnosis"]["detail"] = verdict.diagnosis->detail;
+  }
   return j;
 }
 

@@ -227,5 +227,15 @@ TEST(Cli, HelpAndVersion) {
   EXPECT_EQ(run({}).exit_code, 1);
 }
 
+/// A split VMDK holds a file open for each of its extents.
+TEST_F(Copy, MoreExtentsThanTheSoftLimitOfOpenFiles) {
+  must_run({"qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=twoGbMaxExtentFlat", out("many.vmdk").string(),
+            "100G"});
+  const ProcessResult info = run_process({"sh", "-c", "ulimit -Sn 32 && exec \"$@\"", "sh", command("kvm-v2v").string(),
+                                          "info", out("many.vmdk").string(), "--json"},
+                                         std::chrono::minutes(1));
+  EXPECT_EQ(info.exit_code, 0) << info.out << info.err;
+}
+
 } // namespace
 } // namespace kvmport::test

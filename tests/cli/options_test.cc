@@ -118,8 +118,9 @@ TEST_F(ConvertOptions, KeyOpensAnEncryptedSystem) {
             "conv=sparse", "status=none"});
   encrypt(disk, key);
   write_file_durably(in() / "wrong", "guess\n");
-  EXPECT_EQ(last_event(convert(disk, {"--dry-run", "--key", "/dev/sda=" + (in() / "wrong").string()})).value("code", ""),
-            "KEY_MISSING");
+  EXPECT_EQ(
+      last_event(convert(disk, {"--dry-run", "--key", "/dev/sda=" + (in() / "wrong").string()})).value("code", ""),
+      "KEY_MISSING");
   const ProcessResult plan = convert(disk, {"--dry-run", "--key", "/dev/sda=" + key.string()});
   EXPECT_EQ(plan.exit_code, 0) << plan.out;
   EXPECT_THAT(plan.out, HasSubstr("/boot/initrd.img-"));
@@ -152,7 +153,8 @@ TEST_F(ConvertOptions, ProofTakesTheEngineMilestoneAndTimeAsked) {
   EXPECT_EQ(report()["boot"]["reached"].back()["milestone"], "bootloader");
 }
 
-/// The reference guest has no console= for the serial port: without the instrumented overlay, it speaks to the screen only.
+/// The reference guest has no console= for the serial port: without the instrumented overlay, it speaks to the screen
+/// only.
 TEST_F(ConvertOptions, NoInstrumentLeavesTheSerialConsoleAlone) {
   const fs::path disk = make_guest("reference") / "sda.raw";
   for (const bool instrument : {true, false}) {
