@@ -13,7 +13,6 @@ namespace {
 
 using qcow2::entry_compressed;
 using qcow2::entry_copied;
-using qcow2::entry_offset;
 
 /// Collects table bytes and writes them in long pieces.
 class TableWriter {

@@ -208,8 +208,8 @@ double rate_ring0(int kvm) {
 bool prepare(Machine& m, Snippet snippet, std::uint64_t& rax) {
   switch (snippet) {
   case Snippet::int3:
-    m.put64(idt_at + 3 * 16, 0x00008e0000080000ULL | handler_at); // interrupt gate to code64:handler_at
-    m.put(handler_at, {0xb8, 0x0d, 0x60, 0, 0, 0xf4});            // mov eax, magic; hlt
+    m.put64(idt_at + std::uint64_t{3} * 16, 0x00008e0000080000ULL | handler_at); // interrupt gate to code64:handler_at
+    m.put(handler_at, {0xb8, 0x0d, 0x60, 0, 0, 0xf4});                           // mov eax, magic; hlt
     m.put(code_at, {0xcc, 0xf4});
     return m.enter_long64();
   case Snippet::cmpxchg16b: // lock cmpxchg16b [rdi]; mov eax, magic; hlt

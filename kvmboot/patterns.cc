@@ -134,6 +134,8 @@ constexpr auto failures = std::to_array<FailureRule>({
      "Alpine initramfs-init.in"},
     {"ROOT_DEVICE_MISSING", "", initramfs, ends, 80, 5, prompt, "mountroot>", "^mountroot>",
      "FreeBSD kern/vfs_mountroot.c"},
+    {"ROOT_DEVICE_MISSING", "", initramfs, weakens, 78, 0, line, "device/start running",
+     "ob dev-.*\\.device/start running", "systemd src/core/job.c: an initramfs that waits for ever"},
     {"ROOT_DEVICE_MISSING", "", initramfs, weakens, 78, 0, line, "ependency failed for",
      "ependency failed for (sysroot\\.mount|/sysroot|Initrd Root|File System Check on /dev.*sysroot)",
      "systemd in an initrd"},

@@ -134,7 +134,7 @@ void set_controller(const OvfItem& item, const std::vector<OvfItem>& items, Mach
     else if (subtype_has("nvme"))
       disk.controller = ControllerType::nvme;
     else if (subtype_has("ahci") || subtype_has("sata"))
-      disk.controller = ControllerType::sata;
+      disk.controller = ControllerType::sata; // NOLINT(bugprone-branch-clone): the order of the tests matters
     else if (subtype_has("virtioscsi") || subtype_has("virtio-scsi"))
       disk.controller = ControllerType::virtio_scsi;
     else if (subtype_has("virtio") && !subtype_has("virtualscsi"))
@@ -204,7 +204,7 @@ void read_disks(const std::vector<OvfItem>& items, const XmlElement& envelope, c
   }
   // Files that are no disk: ISO images, NVRAM.
   for (const auto& [id, disk] : disks) {
-    const bool used = std::any_of(items.begin(), items.end(), [&](const OvfItem& item) {
+    const bool used = std::any_of(items.begin(), items.end(), [&id = id](const OvfItem& item) {
       return item.host_resource.size() > id.size() &&
              item.host_resource.compare(item.host_resource.size() - id.size() - 1, std::string::npos, "/" + id) == 0;
     });

@@ -217,7 +217,7 @@ void quiet_rules(const NetworkConfig& config, const std::vector<Card>& cards, Dr
       continue;
     draft.write(file,
                 edit_lines(*text,
-                           [&](std::string& line, std::size_t number) {
+                           [&numbers = numbers](std::string& line, std::size_t number) {
                              if (numbers.contains(number))
                                line = "# " + line;
                              return true;
@@ -309,7 +309,7 @@ void network_names_step(const GuestInfo& info, Draft& draft) {
   for (const std::string& name : match_names(config, cards, draft))
     draft.warn(config.names.at(name) + ": the configuration names " + name + ", but the machine has no card for it");
   for (const auto& [mac, file] : config.files_of_macs)
-    if (std::none_of(cards.begin(), cards.end(), [&](const Card& card) { return card.mac == mac; }))
+    if (std::none_of(cards.begin(), cards.end(), [&mac = mac](const Card& card) { return card.mac == mac; }))
       draft.warn(file + ": this configuration is for the MAC address " + mac + ", which no card of the machine has");
   rewrite_hardware_matches(config, cards, draft);
   quiet_rules(config, cards, draft);
