@@ -2,6 +2,7 @@
 #include "kvmboot/kvm_trial.h"
 
 #include "base/file.h"
+#include "kvmboot/kvm_cpuid.h"
 
 #include <csignal>
 #include <cstring>
@@ -54,8 +55,7 @@ class Machine {
       return;
     run_size_ = static_cast<std::size_t>(run_size);
     run_ = reinterpret_cast<kvm_run*>(map(vcpu_.get(), run_size_));
-    give_cpuid(kvm);
-    ready_ = run_ != nullptr && ::ioctl(vcpu_.get(), KVM_GET_SREGS, &initial_) == 0;
+    ready_ = run_ != nullptr && give_cpuid(kvm) && ::ioctl(vcpu_.get(), KVM_GET_SREGS, &initial_) == 0;
   }
   ~Machine() {
     if (run_ != nullptr)
@@ -153,13 +153,9 @@ class Machine {
     s.tr.limit = 0x67;
     return s;
   }
-  void give_cpuid(int kvm) {
-    constexpr unsigned most = 256;
-    alignas(8) std::array<std::byte, sizeof(kvm_cpuid2) + most * sizeof(kvm_cpuid_entry2)> space{};
-    auto* table = reinterpret_cast<kvm_cpuid2*>(space.data());
-    table->nent = most;
-    if (::ioctl(kvm, KVM_GET_SUPPORTED_CPUID, table) == 0)
-      ::ioctl(vcpu_.get(), KVM_SET_CPUID2, table);
+  bool give_cpuid(int kvm) const {
+    KvmCpuid table;
+    return table.get_supported(kvm) && table.set(vcpu_.get());
   }
 
   std::byte* memory_;

@@ -195,8 +195,16 @@ RootCandidate Appliance::State::choose_root(const RootSearch& search, const Appl
 
 void Appliance::State::mount(const FoundDevice& found, const std::string& path, const std::string& options,
                              const std::string& type) {
-  if (::guestfs_mount_options(handle.get(), options.c_str(), found.appliance.c_str(), path.c_str()) != 0) {
+  // The appliance's udev takes the partitions of a disk away for a moment after the disk was written to.
+  constexpr int most_tries = 5;
+  for (int tries = 1;; tries++) {
+    if (::guestfs_mount_options(handle.get(), options.c_str(), found.appliance.c_str(), path.c_str()) == 0)
+      break;
     const std::string why = handle.failure();
+    if (tries < most_tries && why.find("No such file or directory") != std::string::npos) {
+      handle.script("udevadm settle; sleep 0.2");
+      continue;
+    }
     const std::string log = handle.script("dmesg | grep -v audit | tail -n 3");
     const bool feature = log.find("unsupported") != std::string::npos;
     throw Error(feature ? "GUEST_UNSUPPORTED" : "GUEST_UNCLEAN",
