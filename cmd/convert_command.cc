@@ -167,7 +167,7 @@ CLI::App* add_convert_command(CLI::App& app, ConvertArguments& a) {
   c->add_flag("--no-boot", a.no_boot, "Make no boot proof (exit status 3)");
   c->add_option("--until", a.until, "Milestone that proves the boot")->capture_default_str();
   c->add_option("--timeout", a.timeout, "Seconds for the proof on a machine of ordinary speed")->capture_default_str();
-  c->add_option("--engine", o.engine, "What runs the proof: auto, qemu")->capture_default_str();
+  c->add_option("--engine", o.engine, "What runs the proof: auto, qemu, kvm")->capture_default_str();
   c->add_flag("--no-instrument", a.no_instrument, "No serial console in the proof's throw-away overlay");
   c->add_flag("--force", o.force, "Replace existing output of this name");
   c->footer(examples);

@@ -2,6 +2,7 @@
 #include "kvmboot/probe.h"
 
 #include "base/process.h"
+#include "kvmboot/engine_kvm.h"
 #include "kvmboot/engine_qemu.h"
 #include "kvmboot/kvm_trial.h"
 
@@ -112,15 +113,20 @@ const Probe& host_probe() {
 }
 
 std::unique_ptr<Engine> make_engine(const std::string& wish, EventSink& sink) {
-  if (wish == "kvm")
-    throw Error("ENGINE_UNAVAILABLE", "the built-in engine \"kvm\" is not part of this version", {},
-                "use --engine qemu; it runs on /dev/kvm where that is fit for it");
+  const Probe& probe = host_probe();
+  if (wish == "kvm") {
+    if (probe.kvm == Probe::Class::none)
+      throw Error("ENGINE_UNAVAILABLE", "the built-in engine needs /dev/kvm",
+                  probe.reasons.empty() ? "" : probe.reasons[0], "use --engine qemu");
+    auto engine = make_kvm_engine(probe.time_scale(), "it was asked for; KVM here is " + to_string(probe.kvm));
+    sink.message(EventSink::Level::info, "ENGINE", "engine kvm: " + engine->reason());
+    return engine;
+  }
   if (wish != "auto" && wish != "qemu")
     throw Error("ENGINE_UNKNOWN", "there is no engine \"" + wish + "\"", {}, "the engines are: auto, qemu, kvm");
   if (!find_program("qemu-system-x86_64"))
     throw Error("ENGINE_UNAVAILABLE", "qemu-system-x86_64 is not installed", {},
                 "install QEMU (Debian: qemu-system-x86), or convert with --no-boot");
-  const Probe& probe = host_probe();
   const bool kvm = probe.kvm == Probe::Class::full;
   auto engine = make_qemu_engine(kvm, probe.time_scale(), kvm ? "KVM at full speed" : tcg_reason(probe));
   sink.message(EventSink::Level::info, "ENGINE", "engine " + engine->name() + ": " + engine->reason());

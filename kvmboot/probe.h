@@ -38,8 +38,8 @@ const Probe& host_probe();
 /// "full", "emulated" or "none".
 std::string to_string(Probe::Class kvm);
 
-/// The engine for `wish` ("auto", "qemu"; "kvm" is refused by name until the built-in engine exists). Tells `sink`
-/// which and why. Errors: ENGINE_UNKNOWN, ENGINE_UNAVAILABLE.
+/// The engine for `wish` ("auto", "qemu", "kvm"). "auto" is QEMU as long as the built-in engine has booted no whole
+/// system. Tells `sink` which and why. Errors: ENGINE_UNKNOWN, ENGINE_UNAVAILABLE.
 std::unique_ptr<Engine> make_engine(const std::string& wish, EventSink& sink);
 
 } // namespace kvmport

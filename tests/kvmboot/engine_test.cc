@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The QEMU engine on real, very small machines. Software translation always: what counts is the machine, not its speed.
+// The engines on real, very small machines. QEMU by software translation always, the built-in one where there is a
+// /dev/kvm, however slow: what counts is the machine, not its speed.
 #include "base/file.h"
+#include "kvmboot/engine_kvm.h"
 #include "kvmboot/engine_qemu.h"
 #include "kvmboot/judge.h"
+#include "kvmboot/probe.h"
 #include "kvmboot/qemu_command.h"
 #include "tests/kvmboot/boot_sector.h"
 #include "tests/support/tempdir.h"
@@ -28,9 +31,10 @@ class QemuEngine : public testing::Test {
     overlays_.push_back(std::make_unique<Overlay>(*disks_.back(), temp_.path(), 1U << 30));
     spec_.disks.push_back({overlays_.back().get(), bus, 512, ""});
   }
+  virtual std::unique_ptr<Engine> make() const { return make_qemu_engine(false, 1.0, "test"); }
   Verdict prove(Milestone until) {
     NullSink sink;
-    const auto engine = make_qemu_engine(false, 1.0, "test");
+    const auto engine = make();
     return prove_boot(*engine, spec_, until, temp_.path() / "serial", sink, stop_);
   }
 
@@ -41,11 +45,28 @@ class QemuEngine : public testing::Test {
   StopToken stop_;
 };
 
-TEST_F(QemuEngine, SerialTextBecomesMilestonesAndALog) {
+/// What both engines must do.
+class EveryEngine : public QemuEngine, public testing::WithParamInterface<const char*> {
+ protected:
+  bool built_in() const { return std::string_view(GetParam()) == "kvm"; }
+  void SetUp() override {
+    if (built_in() && host_probe().kvm == Probe::Class::none)
+      GTEST_SKIP() << "the built-in engine was not tested: " << host_probe().reasons.at(0);
+  }
+  std::unique_ptr<Engine> make() const override {
+    return built_in() ? make_kvm_engine(1.0, "test") : QemuEngine::make();
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(All, EveryEngine, testing::Values("qemu-tcg", "kvm"), [](const auto& info) {
+  return std::string(info.param).substr(0, 4) == "qemu" ? "qemu" : "kvm";
+});
+
+TEST_P(EveryEngine, SerialTextBecomesMilestonesAndALog) {
   disk(BootSector().serial("Linux version 1\r\nhost login: ").halt().sector());
   const Verdict v = prove(Milestone::login);
   EXPECT_TRUE(v.proven);
-  EXPECT_EQ(v.engine, "qemu-tcg");
+  EXPECT_EQ(v.engine, GetParam());
   EXPECT_EQ(v.engine_reason, "test");
   EXPECT_GT(v.cpu.count(), 0);
   EXPECT_GT(v.wall.count(), 0);
@@ -65,7 +86,20 @@ TEST_F(QemuEngine, TextScreenIsReadAndPictured) {
   EXPECT_EQ(read_file(spec_.screenshot).substr(1, 3), "PNG");
 }
 
-TEST_F(QemuEngine, EmptyDiskIsNotBootable) {
+TEST_P(EveryEngine, TextScreenIsRead) {
+  disk(BootSector().screen("\r\nhost login: ").halt().sector());
+  const Verdict v = prove(Milestone::login);
+  EXPECT_TRUE(v.proven);
+  EXPECT_EQ(v.reached.back().source, "screen");
+}
+
+TEST_P(EveryEngine, SecondVirtioDiskIsNotBooted) {
+  disk(BootSector().serial("Loading Linux one\n").halt().sector());
+  disk(BootSector().serial("Loading Linux two\n").halt().sector());
+  EXPECT_EQ(prove(Milestone::bootloader).reached.back().evidence, "Loading Linux one");
+}
+
+TEST_P(EveryEngine, EmptyDiskIsNotBootable) {
   disk({});
   const Verdict v = prove(Milestone::login);
   EXPECT_FALSE(v.proven);
@@ -80,25 +114,25 @@ TEST_F(QemuEngine, FirstDiskIsBooted) {
   EXPECT_EQ(v.reached.back().evidence, "Loading Linux one");
 }
 
-TEST_F(QemuEngine, RestartingMachineIsALoop) {
+TEST_P(EveryEngine, RestartingMachineIsALoop) {
   disk(BootSector().reset().halt().sector());
   EXPECT_EQ(prove(Milestone::login).diagnosis.value().code, "BOOT_LOOP");
 }
 
-TEST_F(QemuEngine, PowerOffIsNoProof) {
+TEST_P(EveryEngine, PowerOffIsNoProof) {
   disk(BootSector().serial("Linux version 1\r\n").power_off().halt().sector());
   const Verdict v = prove(Milestone::login);
   EXPECT_EQ(v.diagnosis.value().code, "POWERED_OFF");
   EXPECT_EQ(v.reached.back().milestone, Milestone::kernel);
 }
 
-TEST_F(QemuEngine, AnswersAreTypedOnTheSerialConsole) {
+TEST_P(EveryEngine, AnswersAreTypedOnTheSerialConsole) {
   disk(BootSector().serial("Passphrase: ").wait_serial().serial("\r\nhost login: ").halt().sector());
   spec_.answers.push_back({"Passphrase: $", "x\n", 1});
   EXPECT_TRUE(prove(Milestone::login).proven);
 }
 
-TEST_F(QemuEngine, UnansweredMachineTimesOut) {
+TEST_P(EveryEngine, UnansweredMachineTimesOut) {
   disk(BootSector().serial("Passphrase: ").wait_serial().serial("\r\nhost login: ").halt().sector());
   spec_.timeout = std::chrono::seconds(3);
   const Verdict v = prove(Milestone::login);
@@ -106,11 +140,11 @@ TEST_F(QemuEngine, UnansweredMachineTimesOut) {
   EXPECT_EQ(v.diagnosis.value().code, "BOOT_TIMEOUT");
 }
 
-TEST_F(QemuEngine, WritesStayInTheOverlayAndAreEvidence) {
+TEST_P(EveryEngine, WritesStayInTheOverlayAndAreEvidence) {
   const Bytes sector = BootSector().write_sector(9).serial("host login: ").halt().sector();
   disk(sector);
   std::vector<std::string> writes;
-  const auto engine = make_qemu_engine(false, 1.0, "");
+  const auto engine = make();
   engine->run(
       spec_,
       [&](const Evidence& e) {
@@ -151,6 +185,26 @@ TEST_F(QemuEngine, UefiWithoutLoaderIsDiagnosedAndTheVariablesStay) {
   EXPECT_EQ(test::sha256_of(spec_.nvram), before);
 }
 
+TEST_F(QemuEngine, BuiltInEngineRefusesWhatItHasNot) {
+  const auto engine = make_kvm_engine(1.0, "");
+  const auto code = [&] {
+    try {
+      engine->run(
+          spec_, [](const Evidence&) { return true; }, stop_);
+    } catch (const Error& error) {
+      return error.code();
+    }
+    return std::string("ran");
+  };
+  if (host_probe().kvm == Probe::Class::none)
+    GTEST_SKIP() << "the built-in engine was not tested: " << host_probe().reasons.at(0);
+  disk({}, DiskBus::sata);
+  EXPECT_EQ(code(), "BOOT_UNSUPPORTED");
+  spec_.disks[0].bus = DiskBus::virtio_blk;
+  spec_.firmware = Firmware::uefi;
+  EXPECT_EQ(code(), "BOOT_UNSUPPORTED");
+}
+
 TEST_F(QemuEngine, FailureOfQemuIsNotTheGuests) {
   disk({});
   spec_.memory = 1ULL << 60;
@@ -159,7 +213,7 @@ TEST_F(QemuEngine, FailureOfQemuIsNotTheGuests) {
   EXPECT_THAT(v.diagnosis->lines.at(0), HasSubstr("memory"));
 }
 
-TEST_F(QemuEngine, StopEndsTheRun) {
+TEST_P(EveryEngine, StopEndsTheRun) {
   disk(BootSector().halt().sector());
   stop_.request();
   EXPECT_EQ(prove(Milestone::login).diagnosis.value().code, "INTERRUPTED");

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// A PC put together: memory, SeaBIOS, board, serial port, text card and virtio disks on a Vm.
+#pragma once
+
+#include "kvmboot/engine.h"
+#include "kvmboot/vmm/fw_cfg.h"
+#include "kvmboot/vmm/legacy.h"
+#include "kvmboot/vmm/pci.h"
+#include "kvmboot/vmm/uart16550.h"
+#include "kvmboot/vmm/virtio_blk.h"
+#include "kvmboot/vmm/vm.h"
+
+#include <condition_variable>
+#include <memory>
+
+namespace kvmport::vmm {
+
+/// The firmware's files. Error FIRMWARE_MISSING.
+struct BiosImages {
+  Bytes bios; ///< 128 or 256 KiB
+  Bytes vga;  ///< option ROM of an ISA VGA card
+};
+BiosImages read_bios_images();
+
+/// One life of a machine, from power-on or reset to its end. The threads of its processors live in run().
+class Pc {
+ public:
+  enum class End { stopped, reset, power_off, failed };
+  /// What happened since the last look.
+  struct News {
+    std::string serial, firmware;
+    std::vector<std::string> writes; ///< "DISK OFFSET LENGTH"
+    std::uint64_t disk_bytes = 0;    ///< moved since power-on
+    std::string disk_failure;
+  };
+
+  /// Only BIOS machines with virtio disks (Error BOOT_UNSUPPORTED). Of more memory than 3 GiB, 3 GiB are given.
+  Pc(const BootSpec& spec, const BiosImages& images);
+  ~Pc();
+
+  void start();
+  /// Waits for an end at most this long; nothing when the machine still runs.
+  std::optional<End> wait(std::chrono::milliseconds time);
+  News take_news();
+  /// The window of the text card.
+  Bytes text_window() const;
+  void type(std::string_view text);
+  const std::string& failure() const { return failure_; }
+
+ private:
+  struct Disk;
+  void add_boards();
+  void add_firmware(const BootSpec& spec, const BiosImages& images);
+  void add_disks(const BootSpec& spec);
+  void stop(End end);
+  /// Raises or lowers the interrupt of a slot, which several devices may share; `raises` is what this one raises.
+  void share_irq(unsigned slot, unsigned& raises, bool level);
+
+  GuestMemory memory_, bios_;
+  Vm vm_;
+  Bus ports_, mmio_;
+  mutable std::mutex devices_; ///< held while a device is used
+  FwCfg fw_cfg_;
+  Cmos cmos_;
+  I8042 i8042_;
+  DebugPort debug_;
+  FastResetPort fast_reset_;
+  VgaRegisters vga_;
+  Uart16550 uart_;
+  PciHost pci_;
+  PowerManagement power_;
+  std::vector<std::unique_ptr<Disk>> disks_;
+  std::array<unsigned, 16> raised_{}; ///< how many devices raise each interrupt
+  std::vector<std::string> writes_;
+
+  std::mutex ends_;
+  std::condition_variable ended_;
+  std::optional<End> end_;
+  std::string failure_;
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;
+  std::vector<std::thread> threads_;
+};
+
+} // namespace kvmport::vmm

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// A virtio device on PCI (virtio 1.2, section 4.1), modern only: one memory BAR of 16 KiB with the common configuration,
+// the ISR, the device's own configuration and the doorbells. Interrupts by INTx.
+#pragma once
+
+#include "kvmboot/vmm/pci.h"
+#include "kvmboot/vmm/virtqueue.h"
+
+namespace kvmport::vmm {
+
+/// What a kind of device adds to the transport.
+class VirtioDevice {
+ public:
+  virtual ~VirtioDevice() = default;
+  virtual std::uint16_t id() const = 0; ///< virtio 1.2, section 5
+  virtual std::uint32_t pci_class() const = 0;
+  virtual std::uint64_t features() const = 0; ///< without VERSION_1
+  virtual ByteSpan config() const = 0;
+  virtual std::size_t queues() const = 0;
+  /// Handles one request; returns the number of bytes filled.
+  virtual std::uint32_t handle(std::size_t queue, const Virtqueue::Chain& chain) = 0;
+};
+
+class VirtioPci final : public PciFunction, public Device {
+ public:
+  VirtioPci(VirtioDevice& device, const GuestMemory& memory, Bus& mmio, IrqLine irq);
+
+  void config_write(unsigned offset, unsigned size, std::uint32_t value) override;
+  std::uint64_t read(std::uint64_t offset, unsigned size) override;
+  void write(std::uint64_t offset, unsigned size, std::uint64_t value) override;
+
+ private:
+  void map();
+  void reset();
+  std::uint64_t common_read(std::uint64_t offset) const;
+  void common_write(std::uint64_t offset, unsigned size, std::uint64_t value);
+  void notify(std::size_t queue);
+  void interrupt(bool on);
+
+  VirtioDevice& device_;
+  const GuestMemory& memory_;
+  Bus& mmio_;
+  IrqLine irq_;
+  std::vector<Virtqueue> queues_;
+  std::uint64_t mapped_at_ = 0, driver_features_ = 0;
+  std::uint32_t device_feature_select_ = 0, driver_feature_select_ = 0;
+  std::uint16_t queue_select_ = 0;
+  std::uint8_t status_ = 0, isr_ = 0;
+};
+
+} // namespace kvmport::vmm

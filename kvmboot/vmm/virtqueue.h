@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// A split virtqueue as the device sees it (virtio 1.2, section 2.7). Every number in it is the guest's and hostile: a chain
+// is copied once, bounded by the queue's size, and each buffer must be RAM, else the queue is broken until the next reset.
+#pragma once
+
+#include "kvmboot/vmm/guest_memory.h"
+
+#include <vector>
+
+namespace kvmport::vmm {
+
+class Virtqueue {
+ public:
+  static constexpr std::uint16_t max_size = 128;
+
+  /// One request: buffers that the device reads, then buffers that it fills.
+  struct Chain {
+    std::uint16_t head = 0;
+    std::vector<std::span<std::byte>> readable, writable;
+  };
+
+  std::uint16_t size = max_size; ///< a power of two, at most max_size
+  std::uint64_t descriptors = 0, available = 0, used = 0;
+  std::uint16_t vector = 0xffff;
+  bool enabled = false;
+
+  /// The next request, or nothing when there is none or the queue is broken.
+  std::optional<Chain> pop(const GuestMemory& memory);
+  /// Gives a request back with the number of bytes that were filled.
+  void push(const GuestMemory& memory, std::uint16_t head, std::uint32_t written);
+  /// Whether the driver wants to be told of used buffers.
+  bool wants_interrupt(const GuestMemory& memory) const;
+  bool broken() const noexcept { return broken_; }
+  void reset() { *this = Virtqueue(); }
+
+ private:
+  bool collect(const GuestMemory& memory, Chain& chain) const;
+
+  std::uint16_t next_available_ = 0, next_used_ = 0;
+  bool broken_ = false;
+};
+
+} // namespace kvmport::vmm

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kvmboot/vmm/vm.h"
+
+#include "base/error.h"
+#include "kvmboot/kvm_cpuid.h"
+
+#include <csignal>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace kvmport::vmm {
+namespace {
+
+constexpr std::uint64_t identity_map_at = 0xfeffc000, tss_at = 0xfeffd000;
+constexpr int wake_signal = SIGUSR1;
+
+template <typename... Argument> int call(int fd, unsigned long request, const char* name, Argument... argument) {
+  const int result = ::ioctl(fd, request, argument...);
+  if (result < 0)
+    throw Error("ENGINE_FAILED", std::string("KVM refuses ") + name, std::strerror(errno));
+  return result;
+}
+
+void do_nothing(int) {
+}
+
+/// What the host offers, as the guest's CPUID; leaf 1 and 0xb carry the number of the processor.
+void give_cpuid(int kvm, int vcpu, unsigned number) {
+  KvmCpuid table;
+  if (!table.get_supported(kvm))
+    throw Error("ENGINE_FAILED", "KVM refuses KVM_GET_SUPPORTED_CPUID", std::strerror(errno));
+  for (std::uint32_t i = 0; i < table.nent && i < KvmCpuid::most; i++) {
+    kvm_cpuid_entry2& entry = table.entries[i];
+    if (entry.function == 1)
+      entry.ebx = (entry.ebx & 0x00ffffff) | number << 24;
+    else if (entry.function == 0xb)
+      entry.edx = number;
+  }
+  if (!table.set(vcpu))
+    throw Error("ENGINE_FAILED", "KVM refuses KVM_SET_CPUID2", std::strerror(errno));
+}
+
+} // namespace
+
+Vm::Vm(const std::filesystem::path& device) : kvm_(::open(device.c_str(), O_RDWR | O_CLOEXEC)) {
+  if (!kvm_)
+    throw Error("ENGINE_UNAVAILABLE", "the built-in engine needs " + device.string(), std::strerror(errno),
+                "use --engine qemu");
+  vm_ = UniqueFd(call(kvm_.get(), KVM_CREATE_VM, "KVM_CREATE_VM", 0));
+  std::uint64_t identity_map = identity_map_at;
+  call(vm_.get(), KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", &identity_map);
+  call(vm_.get(), KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", tss_at);
+  call(vm_.get(), KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP", 0);
+  kvm_pit_config pit{};
+  pit.flags = KVM_PIT_SPEAKER_DUMMY;
+  call(vm_.get(), KVM_CREATE_PIT2, "KVM_CREATE_PIT2", &pit);
+}
+
+void Vm::map(std::uint64_t address, std::span<const std::byte> memory, bool read_only) {
+  kvm_userspace_memory_region region{};
+  region.slot = slots_++;
+  region.flags = read_only ? KVM_MEM_READONLY : 0;
+  region.guest_phys_addr = address;
+  region.memory_size = memory.size();
+  region.userspace_addr = reinterpret_cast<std::uintptr_t>(memory.data());
+  call(vm_.get(), KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", &region);
+}
+
+void Vm::set_irq(unsigned irq, bool level) const {
+  kvm_irq_level line{};
+  line.irq = irq;
+  line.level = level ? 1 : 0;
+  ::ioctl(vm_.get(), KVM_IRQ_LINE, &line);
+}
+
+Vcpu::Vcpu(const Vm& vm, unsigned number) {
+  struct sigaction action {};
+  action.sa_handler = do_nothing; // it only has to end KVM_RUN
+  ::sigaction(wake_signal, &action, nullptr);
+  run_size_ = static_cast<std::size_t>(call(vm.kvm(), KVM_GET_VCPU_MMAP_SIZE, "KVM_GET_VCPU_MMAP_SIZE", 0));
+  vcpu_ = UniqueFd(call(vm.fd(), KVM_CREATE_VCPU, "KVM_CREATE_VCPU", number));
+  void* at = ::mmap(nullptr, run_size_, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu_.get(), 0);
+  if (at == MAP_FAILED)
+    throw Error("ENGINE_FAILED", "can't map a processor of KVM", std::strerror(errno));
+  run_ = static_cast<kvm_run*>(at);
+  give_cpuid(vm.kvm(), vcpu_.get(), number);
+}
+
+Vcpu::~Vcpu() {
+  if (run_ != nullptr)
+    ::munmap(run_, run_size_);
+}
+
+Vcpu::End Vcpu::run(Bus& ports, Bus& mmio, std::mutex& devices) {
+  thread_ = ::pthread_self();
+  running_ = true;
+  while (!stop_) {
+    if (::ioctl(vcpu_.get(), KVM_RUN, 0) != 0 && errno != EINTR && errno != EAGAIN) {
+      failure_ = std::string("KVM_RUN: ") + std::strerror(errno);
+      return End::failed;
+    }
+    if (stop_)
+      break;
+    switch (run_->exit_reason) {
+    case KVM_EXIT_IO:
+      port_access(ports, devices);
+      break;
+    case KVM_EXIT_MMIO:
+      memory_access(mmio, devices);
+      break;
+    case KVM_EXIT_INTR:
+    case KVM_EXIT_HLT: // with the interrupt controller in the kernel it waits there
+    case KVM_EXIT_IRQ_WINDOW_OPEN:
+      break;
+    case KVM_EXIT_SHUTDOWN:
+      return End::reset;
+    case KVM_EXIT_INTERNAL_ERROR:
+      failure_ = fmt::format("KVM can't run the guest's code (internal error {})", run_->internal.suberror);
+      return End::failed;
+    default:
+      failure_ = fmt::format("KVM stopped the processor (exit reason {})", run_->exit_reason);
+      return End::failed;
+    }
+  }
+  return End::stopped;
+}
+
+void Vcpu::ask_to_stop() {
+  stop_ = true;
+  run_->immediate_exit = 1;
+  if (running_)
+    ::pthread_kill(thread_, wake_signal);
+}
+
+void Vcpu::port_access(Bus& ports, std::mutex& devices) {
+  const auto& io = run_->io;
+  auto* data = reinterpret_cast<std::byte*>(run_) + io.data_offset;
+  const std::lock_guard lock(devices);
+  for (std::uint32_t i = 0; i < io.count; i++, data += io.size) {
+    std::uint64_t value = 0;
+    if (io.direction == KVM_EXIT_IO_OUT) {
+      std::memcpy(&value, data, io.size);
+      ports.write(io.port, io.size, value);
+    } else {
+      value = ports.read(io.port, io.size);
+      std::memcpy(data, &value, io.size);
+    }
+  }
+}
+
+void Vcpu::memory_access(Bus& mmio, std::mutex& devices) {
+  auto& access = run_->mmio;
+  std::uint64_t value = 0;
+  const std::lock_guard lock(devices);
+  if (access.is_write != 0) {
+    std::memcpy(&value, access.data, sizeof value);
+    mmio.write(access.phys_addr, access.len, value);
+  } else {
+    value = mmio.read(access.phys_addr, access.len);
+    std::memcpy(access.data, &value, sizeof value);
+  }
+}
+
+} // namespace kvmport::vmm

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// A virtual machine of /dev/kvm and its processors (Linux Documentation/virt/kvm/api.rst). Nothing else in this folder makes
+// a KVM call.
+#pragma once
+
+#include "base/file.h"
+#include "kvmboot/vmm/bus.h"
+#include "kvmboot/vmm/guest_memory.h"
+
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+struct kvm_run;
+
+namespace kvmport::vmm {
+
+/// The machine with its interrupt controllers and timer, which the kernel runs. Errors: ENGINE_FAILED.
+class Vm {
+ public:
+  explicit Vm(const std::filesystem::path& device = "/dev/kvm");
+  /// Shows memory to the guest at this address; it must outlive the Vm.
+  void map(std::uint64_t address, std::span<const std::byte> memory, bool read_only);
+  void set_irq(unsigned irq, bool level) const;
+  int fd() const { return vm_.get(); }
+  int kvm() const { return kvm_.get(); }
+
+ private:
+  UniqueFd kvm_, vm_;
+  unsigned slots_ = 0;
+};
+
+/// One processor, from its reset state on.
+class Vcpu {
+ public:
+  enum class End {
+    stopped, ///< ask_to_stop()
+    reset,   ///< triple fault
+    failed,  ///< KVM can't go on; see failure()
+  };
+  Vcpu(const Vm& vm, unsigned number);
+  ~Vcpu();
+  Vcpu(const Vcpu&) = delete;
+  Vcpu& operator=(const Vcpu&) = delete;
+
+  /// Runs the guest in the calling thread; accesses to devices go to the buses, one at a time under `devices`.
+  End run(Bus& ports, Bus& mmio, std::mutex& devices);
+  /// From another thread, or from a device: run() returns soon.
+  void ask_to_stop();
+  const std::string& failure() const { return failure_; }
+
+ private:
+  void port_access(Bus& ports, std::mutex& devices);
+  void memory_access(Bus& mmio, std::mutex& devices);
+
+  UniqueFd vcpu_;
+  kvm_run* run_ = nullptr;
+  std::size_t run_size_ = 0;
+  std::atomic<bool> stop_ = false;
+  std::atomic<pthread_t> thread_{};
+  std::atomic<bool> running_ = false;
+  std::string failure_;
+};
+
+} // namespace kvmport::vmm
