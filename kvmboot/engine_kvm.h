@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The built-in engine: our own machine (vmm/) straight on /dev/kvm. BIOS machines with virtio disks; no network. Use make_engine
-// (probe.h) to have the right one chosen.
+// The built-in engine: our own machine (vmm/) straight on /dev/kvm. BIOS machines with virtio disks; no network. Use
+// make_engine (probe.h) to have the right one chosen.
 #pragma once
 
 #include "kvmboot/engine.h"

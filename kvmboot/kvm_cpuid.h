@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a host's KVM offers its guests as CPUID (Linux Documentation/virt/kvm/api.rst, KVM_GET_SUPPORTED_CPUID).
 //
-// <linux/kvm.h> declares kvm_cpuid2 with a flexible array that has another size in C++ than in C, and the size is part of
-// the request's number: with it the kernel refuses the calls (EINVAL). So the table stands here once more.
+// <linux/kvm.h> declares kvm_cpuid2 with a flexible array that has another size in C++ than in C, and the size is part
+// of the request's number: with it the kernel refuses the calls (EINVAL). So the table stands here once more.
 #pragma once
 
 #include <cstddef>

@@ -28,7 +28,7 @@ std::map<std::uint64_t, Bus::Entry>::iterator Bus::find(std::uint64_t address, u
     return entries_.end();
   --at;
   return address - at->first < at->second.length && size <= at->second.length - (address - at->first) ? at
-                                                                                                     : entries_.end();
+                                                                                                      : entries_.end();
 }
 
 std::uint64_t Bus::read(std::uint64_t address, unsigned size) {

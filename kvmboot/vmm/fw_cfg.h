@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the machine tells its firmware about itself: QEMU's fw_cfg device (qemu docs/specs/fw_cfg.rst). Ports 0x510 (selector),
-// 0x511 (data) and 0x514 (DMA address).
+// How the machine tells its firmware about itself: QEMU's fw_cfg device (qemu docs/specs/fw_cfg.rst). Ports 0x510
+// (selector), 0x511 (data) and 0x514 (DMA address).
 #pragma once
 
 #include "kvmboot/vmm/bus.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory of a guest, as devices see it. Guest addresses are hostile: the only way in is slice(), which gives the whole
-// range or nothing.
+// The memory of a guest, as devices see it. Guest addresses are hostile: the only way in is slice(), which gives the
+// whole range or nothing.
 #pragma once
 
 #include "base/bytes.h"

@@ -40,7 +40,8 @@ class I8042 final : public Device {
   std::uint8_t command_ = 0x30, pending_ = 0;
 };
 
-/// Port 0x402: the firmware's log. Reads give 0xE9, by which SeaBIOS knows that it is there (seabios src/fw/paravirt.c).
+/// Port 0x402: the firmware's log. Reads give 0xE9, by which SeaBIOS knows that it is there (seabios
+/// src/fw/paravirt.c).
 class DebugPort final : public Device {
  public:
   std::uint64_t read(std::uint64_t, unsigned) override { return 0xe9; }

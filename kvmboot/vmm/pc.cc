@@ -82,9 +82,9 @@ BiosImages read_bios_images() {
 }
 
 Pc::Pc(const BootSpec& spec, const BiosImages& images)
-    : memory_(ram_of(spec)), bios_(images.bios.size()), fw_cfg_(memory_), cmos_(memory_.size(), std::max(1U, spec.cpus)),
-      i8042_([this] { stop(End::reset); }), fast_reset_([this] { stop(End::reset); }),
-      uart_([this](bool level) { vm_.set_irq(uart_irq, level); }),
+    : memory_(ram_of(spec)), bios_(images.bios.size()), fw_cfg_(memory_),
+      cmos_(memory_.size(), std::max(1U, spec.cpus)), i8042_([this] { stop(End::reset); }),
+      fast_reset_([this] { stop(End::reset); }), uart_([this](bool level) { vm_.set_irq(uart_irq, level); }),
       pci_([this] { stop(End::reset); }), power_([this] { stop(End::power_off); }) {
   if (spec.firmware != Firmware::bios)
     throw Error("BOOT_UNSUPPORTED", "the built-in engine boots BIOS machines only", {}, "use --engine qemu");

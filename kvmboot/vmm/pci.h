@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One PCI bus behind configuration mechanism 1 (PCI Local Bus Specification 3.0, section 3.2.2.3.2), with the chips of an
-// i440FX board that SeaBIOS and kernels look for.
+// One PCI bus behind configuration mechanism 1 (PCI Local Bus Specification 3.0, section 3.2.2.3.2), with the chips of
+// an i440FX board that SeaBIOS and kernels look for.
 #pragma once
 
 #include "kvmboot/vmm/bus.h"

@@ -39,7 +39,7 @@ std::uint64_t Uart16550::read(std::uint64_t offset, unsigned) {
     return modem_control_;
   case 5:
     return 0x60U | (received_.empty() ? 0U : 1U); // transmitter empty, data ready
-  case 6: // in loopback the modem's inputs are our outputs
+  case 6:                                         // in loopback the modem's inputs are our outputs
     return (modem_control_ & loopback) != 0
                ? static_cast<std::uint8_t>((modem_control_ & 0x0c) << 4 | (modem_control_ & 0x02) << 3 |
                                            (modem_control_ & 0x01) << 5)

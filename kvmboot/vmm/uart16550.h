@@ -6,8 +6,8 @@
 
 #include <deque>
 #include <string>
-#include <utility>
 #include <string_view>
+#include <utility>
 
 namespace kvmport::vmm {
 

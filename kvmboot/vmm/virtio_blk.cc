@@ -61,8 +61,8 @@ std::uint32_t VirtioBlk::handle(std::size_t, const Virtqueue::Chain& chain) {
   if (given >= header_size && given <= header_size + max_request && room - 1 <= max_request) {
     const Bytes in = gather(chain.readable);
     try {
-      status = serve(load_le<std::uint32_t>(in, 0), load_le<std::uint64_t>(in, 8),
-                     ByteSpan(in).subspan(header_size), out);
+      status =
+          serve(load_le<std::uint32_t>(in, 0), load_le<std::uint64_t>(in, 8), ByteSpan(in).subspan(header_size), out);
     } catch (const Error& error) {
       if (failure_.empty())
         failure_ = error.summary();

@@ -12,8 +12,8 @@ namespace kvmport::vmm {
 
 class VirtioBlk final : public VirtioDevice {
  public:
-  /// `overlay` is borrowed. `logical_sector`: 512 or 4096. A disk that can't be read is told to the guest as an I/O error,
-  /// and once to failure().
+  /// `overlay` is borrowed. `logical_sector`: 512 or 4096. A disk that can't be read is told to the guest as an I/O
+  /// error, and once to failure().
   VirtioBlk(Overlay& overlay, std::uint32_t logical_sector, std::string serial, std::function<void(Range)> on_write);
 
   std::uint16_t id() const override { return 2; }

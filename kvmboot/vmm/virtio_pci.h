@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A virtio device on PCI (virtio 1.2, section 4.1), modern only: one memory BAR of 16 KiB with the common configuration,
-// the ISR, the device's own configuration and the doorbells. Interrupts by INTx.
+// A virtio device on PCI (virtio 1.2, section 4.1), modern only: one memory BAR of 16 KiB with the common
+// configuration, the ISR, the device's own configuration and the doorbells. Interrupts by INTx.
 #pragma once
 
 #include "kvmboot/vmm/pci.h"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A split virtqueue as the device sees it (virtio 1.2, section 2.7). Every number in it is the guest's and hostile: a chain
-// is copied once, bounded by the queue's size, and each buffer must be RAM, else the queue is broken until the next reset.
+// A split virtqueue as the device sees it (virtio 1.2, section 2.7). Every number in it is the guest's and hostile: a
+// chain is copied once, bounded by the queue's size, and each buffer must be RAM, else the queue is broken until the
+// next reset.
 #pragma once
 
 #include "kvmboot/vmm/guest_memory.h"

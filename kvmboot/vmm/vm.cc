@@ -26,8 +26,7 @@ template <typename... Argument> int call(int fd, unsigned long request, const ch
   return result;
 }
 
-void do_nothing(int) {
-}
+void do_nothing(int) {}
 
 /// What the host offers, as the guest's CPUID; leaf 1 and 0xb carry the number of the processor.
 void give_cpuid(int kvm, int vcpu, unsigned number) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A virtual machine of /dev/kvm and its processors (Linux Documentation/virt/kvm/api.rst). Nothing else in this folder makes
-// a KVM call.
+// A virtual machine of /dev/kvm and its processors (Linux Documentation/virt/kvm/api.rst). Nothing else in this folder
+// makes a KVM call.
 #pragma once
 
 #include "base/file.h"

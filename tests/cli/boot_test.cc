@@ -108,6 +108,52 @@ INSTANTIATE_TEST_SUITE_P(All, KvmBootRefuses,
                                          Refusal{"not_a_disk", {"/dev/null"}, 2, "NOT_A_DISK"}),
                          [](const auto& param_info) { return param_info.param.name; });
 
+TEST(KvmBoot, CpusAreGiven) {
+  const TempDir temp;
+  const auto boot = run("kvm-boot", {"--bus", "ide", "--memory", "256", "--cpus", "2", "--until", "initramfs",
+                                     "--serial", temp.path() / "serial", make_guest("mini") / "sda.raw"});
+  EXPECT_EQ(boot.exit_code, 0) << boot.out << boot.err;
+  EXPECT_THAT(read_file(temp.path() / "serial"), HasSubstr("Brought up 1 node, 2 CPUs"));
+}
+
+TEST(KvmBoot, TimeoutIsKept) {
+  const auto boot = run("kvm-boot", {"--json", "--timeout", "1", make_guest("mini") / "sda.raw"});
+  EXPECT_EQ(boot.exit_code, 3);
+  EXPECT_EQ(result_of(boot).at("diagnosis").at("code"), "BOOT_TIMEOUT");
+}
+
+TEST(KvmBoot, InputFormatOverridesTheProbe) {
+  const TempDir temp;
+  const fs::path disk = disk_as(temp.path(), "qcow2");
+  const auto boot = run("kvm-boot", {"--json", "--input-format", "vdi", disk});
+  EXPECT_EQ(boot.exit_code, 2);
+  EXPECT_THAT(boot.out, HasSubstr("VDI"));
+}
+
+TEST(KvmBoot, UefiStartsFromTheGivenVariablesAndKeepsThem) {
+  const TempDir temp;
+  const fs::path disk = temp.path() / "empty.raw", variables = temp.path() / "vars.fd";
+  write_file_durably(disk, std::string(1U << 20, '\0'));
+  fs::copy_file("/usr/share/OVMF/OVMF_VARS_4M.fd", variables);
+  const std::string before = sha256_of(variables);
+  const auto boot = run("kvm-boot", {"--json", "--firmware", "uefi", "--nvram", variables, disk});
+  EXPECT_EQ(boot.exit_code, 3) << boot.err;
+  EXPECT_THAT(result_of(boot).at("diagnosis").at("code").get<std::string>(), testing::StartsWith("UEFI_"));
+  EXPECT_EQ(sha256_of(variables), before);
+  write_file_durably(temp.path() / "short.fd", "x");
+  EXPECT_THAT(run("kvm-boot", {"--firmware", "uefi", "--nvram", temp.path() / "short.fd", disk}).err,
+              HasSubstr("NVRAM_UNSUPPORTED"));
+}
+
+TEST(KvmBoot, QuietSaysOnlyTheOutcome) {
+  const TempDir temp;
+  write_file_durably(temp.path() / "empty.raw", std::string(1U << 20, '\0'));
+  const auto boot = run("kvm-boot", {"--quiet", temp.path() / "empty.raw"});
+  EXPECT_EQ(boot.exit_code, 3);
+  EXPECT_EQ(boot.err, "");
+  EXPECT_THAT(boot.out, HasSubstr("NO_BOOTABLE_DEVICE"));
+}
+
 TEST(KvmBoot, ExplainsItsDiagnoses) {
   const auto explained = run("kvm-boot", {"--explain", "ROOT_DEVICE_MISSING"});
   EXPECT_EQ(explained.exit_code, 0);

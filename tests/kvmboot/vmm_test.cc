@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parts of the built-in machine by themselves, in memory that this test fills as a guest would, well-meaning or not.
+// The parts of the built-in machine by themselves, in memory that this test fills as a guest would, well-meaning or
+// not.
 #include "kvmboot/vmm/bus.h"
 #include "kvmboot/vmm/fw_cfg.h"
 #include "kvmboot/vmm/pci.h"
@@ -14,8 +15,8 @@
 namespace kvmport::vmm {
 namespace {
 
-constexpr std::uint64_t table_at = 0x1000, available_at = 0x2000, used_at = 0x3000, header_at = 0x4000, data_at = 0x5000,
-                        status_at = 0x7000, memory_size = 1U << 20;
+constexpr std::uint64_t table_at = 0x1000, available_at = 0x2000, used_at = 0x3000, header_at = 0x4000,
+                        data_at = 0x5000, status_at = 0x7000, memory_size = 1U << 20;
 constexpr std::uint16_t next_flag = 1, write_flag = 2, indirect_flag = 4;
 
 TEST(VmmMemory, SliceGivesTheWholeRangeOrNothing) {
@@ -108,7 +109,8 @@ class Blk : public testing::Test {
     queue_.used = used_at;
     queue_.enabled = true;
   }
-  void descriptor(unsigned index, std::uint64_t address, std::uint32_t length, std::uint16_t flags, std::uint16_t next) {
+  void descriptor(unsigned index, std::uint64_t address, std::uint32_t length, std::uint16_t flags,
+                  std::uint16_t next) {
     const auto d = *memory_.slice(table_at + index * 16, 16);
     store_le<std::uint64_t>(d, 0, address);
     store_le<std::uint32_t>(d, 8, length);
@@ -197,14 +199,15 @@ TEST_P(HostileChains, BreakTheQueueAndNothingElse) {
   EXPECT_FALSE(queue_.pop(memory_)) << "until it is reset";
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, HostileChains,
-    testing::Values(Hostile{"outside", memory_size, 1, 0, 0}, Hostile{"reaches_outside", memory_size - 8, 16, 0, 0},
-                    Hostile{"wraps", ~std::uint64_t{7}, 16, 0, 0}, Hostile{"loop", data_at, 16, next_flag, 1},
-                    Hostile{"next_too_large", data_at, 16, next_flag, 200},
-                    Hostile{"indirect", data_at, 16, indirect_flag, 0},
-                    Hostile{"readable_after_writable", data_at, 16, next_flag | write_flag, 2}),
-    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, HostileChains,
+                         testing::Values(Hostile{"outside", memory_size, 1, 0, 0},
+                                         Hostile{"reaches_outside", memory_size - 8, 16, 0, 0},
+                                         Hostile{"wraps", ~std::uint64_t{7}, 16, 0, 0},
+                                         Hostile{"loop", data_at, 16, next_flag, 1},
+                                         Hostile{"next_too_large", data_at, 16, next_flag, 200},
+                                         Hostile{"indirect", data_at, 16, indirect_flag, 0},
+                                         Hostile{"readable_after_writable", data_at, 16, next_flag | write_flag, 2}),
+                         [](const auto& info) { return info.param.name; });
 
 TEST_F(Blk, HostileRingsBreakTheQueue) {
   memory_.store<std::uint16_t>(available_at + 2, 200); // more than the queue holds
