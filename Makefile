@@ -32,6 +32,9 @@ TEST_SUPPORT := $(call obj,$(wildcard tests/support/*.cc))
 ROOM_LIBS := $(foreach r,$(ROOMS),$(call room_lib,$(r)))
 MANPAGES := $(wildcard man/*.[1-8])
 
+# The targets that build all by themselves use every processor, unless -j was given.
+PARALLEL = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
+
 .PHONY: all deps demo test test-fast test-slow check-asan tidy format check-format lint-man bench fuzz install uninstall clean help
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -88,17 +91,17 @@ SLOW_TESTS := guests cli $(SLOWEST_TESTS)
 FAST_TESTS := $(filter-out $(patsubst %,$(B)/bin/tests/%_test,$(SLOW_TESTS)),$(TESTS))
 
 test: deps
-	+$(MAKE) all tests-built
+	+$(MAKE) $(PARALLEL) all tests-built
 	@KVMPORT_BIN=$(abspath $(B))/bin KVMPORT_GUESTS=$(GUEST_CACHE) tests/run $(B) \
 	  $(filter-out $(patsubst %,$(B)/bin/tests/%_test,$(SLOWEST_TESTS)),$(TESTS))
 
 test-slow: deps
-	+$(MAKE) all tests-built
+	+$(MAKE) $(PARALLEL) all tests-built
 	@KVMPORT_BIN=$(abspath $(B))/bin KVMPORT_GUESTS=$(GUEST_CACHE) KVMPORT_KILLS=10 tests/run $(B) \
 	  $(patsubst %,$(B)/bin/tests/%_test,$(SLOWEST_TESTS) guests)
 
 test-fast: deps
-	+$(MAKE) all tests-built
+	+$(MAKE) $(PARALLEL) all tests-built
 	@KVMPORT_BIN=$(abspath $(B))/bin tests/run $(B) $(FAST_TESTS)
 
 .PHONY: tests-built
@@ -108,7 +111,7 @@ tests-built: $(TESTS)
 ASAN_ROOMS ?= $(filter-out $(SLOW_TESTS),$(TEST_ROOMS))
 ASAN_TESTS = $(patsubst %,$(B)/asan/bin/tests/%_test,$(ASAN_ROOMS))
 check-asan: deps
-	+$(MAKE) B=$(B)/asan OPT="-O1 -g1" SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" $(ASAN_TESTS)
+	+$(MAKE) $(PARALLEL) B=$(B)/asan OPT="-O1 -g1" SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" $(ASAN_TESTS)
 	@KVMPORT_BIN=$(abspath $(B))/bin tests/run $(B)/asan $(ASAN_TESTS)
 
 ALL_SRC := $(foreach r,$(ROOMS) cmd,$(call room_src,$(r)))
@@ -129,18 +132,18 @@ $(B)/bin/fuzz/%: tests/fuzz/%.cc $(foreach r,$(ROOMS),$(call room_src,$(r)))
 	  $< $(call room_src,formats) $(call room_src,base) $(LIBS_ALL) -o $@
 FUZZ_SECONDS ?= 60
 fuzz: deps
-	+$(MAKE) $(FUZZERS)
+	+$(MAKE) $(PARALLEL) $(FUZZERS)
 	@for f in $(FUZZERS); do echo "== $$f"; mkdir -p $(B)/fuzz/$${f##*/}; \
 	  $$f -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -timeout=20 -artifact_prefix=$(B)/fuzz/ $(B)/fuzz/$${f##*/} tests/fuzz/corpus 2>&1 | tail -3 || exit 1; done
 
 # --- what a user runs --------------------------------------------------------------------------------------------
 
 demo: deps
-	+$(MAKE) all
+	+$(MAKE) $(PARALLEL) all
 	@tests/guests/demo $(B)/bin $(GUEST_CACHE) $(B)/demo
 
 bench: deps
-	+$(MAKE) all
+	+$(MAKE) $(PARALLEL) all
 	@tests/bench/run $(B)/bin $(GUEST_CACHE) $(B)/bench
 
 install: all
