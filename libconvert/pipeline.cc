@@ -85,10 +85,7 @@ struct DiskLayers {
 
 /// sda … sdz, sdaa …: how the output's disks are called, whatever they were called on the source.
 std::string disk_suffix(std::size_t index) {
-  std::string letters;
-  for (std::size_t n = index + 1; n > 0; n = (n - 1) / 26)
-    letters.insert(letters.begin(), static_cast<char>('a' + (n - 1) % 26));
-  return "sd" + letters;
+  return "sd" + disk_letters(static_cast<unsigned>(index));
 }
 
 /// Everything that, if it changes, makes a partial file of an earlier run useless.

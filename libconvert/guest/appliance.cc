@@ -47,7 +47,7 @@ struct Appliance::State {
 
   /// A filesystem that is, or will again be, mounted.
   struct Mounted {
-    std::string appliance, path, options;
+    std::string guestfs, path, options;
   };
 
   void survey();
@@ -101,7 +101,7 @@ bool Appliance::State::open_container(const FoundDevice& container, const std::v
       continue;
     const std::string name = "luks-" + device.uuid;
     struct guestfs_cryptsetup_open_argv none {};
-    if (::guestfs_cryptsetup_open_argv(handle.get(), container.appliance.c_str(), key.passphrase.c_str(), name.c_str(),
+    if (::guestfs_cryptsetup_open_argv(handle.get(), container.guestfs.c_str(), key.passphrase.c_str(), name.c_str(),
                                        &none) == 0)
       return true;
     const std::string why = handle.failure();
@@ -195,16 +195,8 @@ RootCandidate Appliance::State::choose_root(const RootSearch& search, const Appl
 
 void Appliance::State::mount(const FoundDevice& found, const std::string& path, const std::string& options,
                              const std::string& type) {
-  // The appliance's udev takes the partitions of a disk away for a moment after the disk was written to.
-  constexpr int most_tries = 5;
-  for (int tries = 1;; tries++) {
-    if (::guestfs_mount_options(handle.get(), options.c_str(), found.appliance.c_str(), path.c_str()) == 0)
-      break;
+  if (::guestfs_mount_options(handle.get(), options.c_str(), found.guestfs.c_str(), path.c_str()) != 0) {
     const std::string why = handle.failure();
-    if (tries < most_tries && why.find("No such file or directory") != std::string::npos) {
-      handle.script("udevadm settle; sleep 0.2");
-      continue;
-    }
     const std::string log = handle.script("dmesg | grep -v audit | tail -n 3");
     const bool feature = log.find("unsupported") != std::string::npos;
     throw Error(feature ? "GUEST_UNSUPPORTED" : "GUEST_UNCLEAN",
@@ -214,7 +206,7 @@ void Appliance::State::mount(const FoundDevice& found, const std::string& path, 
                 feature ? "the kernel of this host (/boot/vmlinuz-*) is too old for this filesystem"
                         : "repair it where the guest comes from (fsck), shut the guest down, and convert again");
   }
-  mounts.push_back({found.appliance, path, options});
+  mounts.push_back({found.guestfs, path, options});
   info.mounts.push_back({path, found.device.source_name, type.empty() ? found.device.type : type, options});
   if (filesystem)
     filesystem->mounted(path);
@@ -453,7 +445,7 @@ void Appliance::unmount() {
 void Appliance::remount() {
   State& s = *state_;
   for (const auto& m : s.mounts)
-    if (::guestfs_mount_options(s.handle.get(), m.options.c_str(), m.appliance.c_str(), m.path.c_str()) != 0)
+    if (::guestfs_mount_options(s.handle.get(), m.options.c_str(), m.guestfs.c_str(), m.path.c_str()) != 0)
       throw Error("APPLIANCE_FAILED", "the guest's filesystem " + m.path + " could not be mounted again",
                   s.handle.failure());
   s.filesystem->forget();

@@ -121,7 +121,7 @@ class Survey {
       return;
     FoundDevice found;
     found.kind = fields["TYPE"];
-    found.appliance = "/dev/" + kernel_name;
+    found.appliance = found.guestfs = "/dev/" + kernel_name;
     found.table = fields["PTTYPE"];
     BlockDevice& device = found.device;
     device.type = fields["FSTYPE"];
@@ -146,6 +146,7 @@ class Survey {
         return false;
       device.disk = *index;
       device.source_name = "/dev/" + machine_.disks[static_cast<std::size_t>(*index)].source_name;
+      found.guestfs = "/dev/sd" + disk_letters(static_cast<unsigned>(*index));
       return true;
     }
     if (found.kind == "part") {
@@ -159,6 +160,7 @@ class Survey {
       device.disk = parent->device.disk;
       device.source_name = partition_name(parent->device.source_name, device.partition);
       found.table = parent->table;
+      found.guestfs = parent->guestfs + std::to_string(device.partition);
       return device.partition > 0;
     }
     if (found.kind == "lvm")

@@ -14,7 +14,9 @@ namespace kvmport {
 
 struct FoundDevice {
   BlockDevice device;
-  std::string appliance; ///< its name in the appliance: "/dev/sda1", "/dev/dm-0"
+  std::string appliance; ///< what the appliance's kernel calls it: "/dev/sda1", "/dev/dm-0"; for scripts
+  std::string guestfs;   ///< what libguestfs's calls want: disks have the letters in which they were added, which the
+                         ///< kernel may have mixed up
   std::string kind;      ///< "disk", "part", "lvm", "crypt", "raid1", …
   std::string table;     ///< of the disk that it lies on: "gpt", "dos", ""
 };

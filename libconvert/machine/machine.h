@@ -98,6 +98,9 @@ struct Machine {
 /// has set stay.
 void name_source_disks(Machine& machine);
 
+/// "a" … "z", "aa", …: what follows sd, vd or xvd in the name of the disk of this index.
+std::string disk_letters(unsigned index);
+
 /// Puts machine.disks into the guest's order: controller types as they first appear, then controller index, then unit.
 void sort_disks(Machine& machine);
 

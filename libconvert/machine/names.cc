@@ -7,17 +7,14 @@
 #include <tuple>
 
 namespace kvmport {
-namespace {
+namespace {} // namespace
 
-/// 0 → "a", 25 → "z", 26 → "aa": as the kernel's sd_format_disk_name counts.
 std::string disk_letters(unsigned index) {
   std::string letters;
   for (std::uint64_t n = std::uint64_t{index} + 1; n > 0; n = (n - 1) / 26)
     letters.insert(letters.begin(), static_cast<char>('a' + (n - 1) % 26));
   return letters;
 }
-
-} // namespace
 
 void sort_disks(Machine& machine) {
   std::map<ControllerType, std::size_t> rank;

@@ -44,13 +44,6 @@ class Writer {
   tinyxml2::XMLPrinter printer_;
 };
 
-std::string drive_letters(std::size_t index) {
-  std::string letters;
-  for (std::size_t n = index + 1; n > 0; n = (n - 1) / 26)
-    letters.insert(letters.begin(), static_cast<char>('a' + (n - 1) % 26));
-  return letters;
-}
-
 /// What libvirt's schema and QEMU's devices accept as a serial number.
 bool good_serial(const std::string& serial) {
   if (serial.empty())
@@ -130,7 +123,7 @@ void write_disk(Writer& xml, const TargetMachine& machine, std::size_t index, un
     xml.empty("blockio", {{"logical_block_size", std::to_string(disk.logical_sector)},
                           {"physical_block_size", std::to_string(disk.physical_sector)}});
   const TargetBus bus = target_bus(machine, disk);
-  xml.empty("target", {{"dev", (bus == TargetBus::virtio ? "vd" : "sd") + drive_letters(index)},
+  xml.empty("target", {{"dev", (bus == TargetBus::virtio ? "vd" : "sd") + disk_letters(static_cast<unsigned>(index))},
                        {"bus", bus == TargetBus::virtio ? "virtio"
                                : bus == TargetBus::sata ? "sata"
                                                         : "scsi"}});

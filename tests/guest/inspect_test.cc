@@ -50,6 +50,8 @@ TEST(Survey, DisksAreFoundByTheirPlaceNotTheirName) {
   EXPECT_EQ(devices[1].device.disk, 1);
   EXPECT_EQ(devices[1].device.partition, 1U);
   EXPECT_EQ(devices[1].appliance, "/dev/sda1");
+  EXPECT_EQ(devices[1].guestfs, "/dev/sdb1") << "the kernel found the second disk first";
+  EXPECT_EQ(devices[2].guestfs, "/dev/sda");
   EXPECT_EQ(devices[3].device.type, "swap");
 }
 
