@@ -136,44 +136,28 @@ void FastResetPort::write(std::uint64_t, unsigned, std::uint64_t value) {
     reset_();
 }
 
+VgaRegisters::Indexed* VgaRegisters::indexed_at(std::uint64_t port) {
+  return port == 0x3c4 ? &sequencer_ : port == 0x3ce ? &graphics_ : port == 0x3d4 ? &crtc_ : nullptr;
+}
+
 std::uint64_t VgaRegisters::read(std::uint64_t offset, unsigned size) {
   std::uint64_t value = 0;
   for (unsigned i = 0; i < size; i++) {
+    const std::uint64_t port = 0x3b0 + offset + i;
     std::uint8_t byte = 0xff;
-    switch (0x3b0 + offset + i) {
-    case 0x3c0:
+    if (const Indexed* at = indexed_at(port)) {
+      byte = at->index;
+    } else if (const Indexed* before = indexed_at(port - 1)) {
+      byte = before->values[before->index];
+    } else if (port == 0x3c0) {
       byte = attributes_.index;
-      break;
-    case 0x3c1:
+    } else if (port == 0x3c1) {
       byte = attributes_.values[attributes_.index & 0x1f];
-      break;
-    case 0x3c4:
-      byte = sequencer_.index;
-      break;
-    case 0x3c5:
-      byte = sequencer_.values[sequencer_.index];
-      break;
-    case 0x3cc:
+    } else if (port == 0x3cc) {
       byte = misc_;
-      break;
-    case 0x3ce:
-      byte = graphics_.index;
-      break;
-    case 0x3cf:
-      byte = graphics_.values[graphics_.index];
-      break;
-    case 0x3d4:
-      byte = crtc_.index;
-      break;
-    case 0x3d5:
-      byte = crtc_.values[crtc_.index];
-      break;
-    case 0x3da:
+    } else if (port == 0x3da) {
       attribute_data_ = false;
       byte = status_ ^= 9; // display enable, vertical retrace
-      break;
-    default:
-      break;
     }
     value |= std::uint64_t{byte} << 8 * i;
   }
@@ -182,38 +166,20 @@ std::uint64_t VgaRegisters::read(std::uint64_t offset, unsigned size) {
 
 void VgaRegisters::write(std::uint64_t offset, unsigned size, std::uint64_t value) {
   for (unsigned i = 0; i < size; i++, value >>= 8) {
+    const std::uint64_t port = 0x3b0 + offset + i;
     const auto byte = static_cast<std::uint8_t>(value);
-    switch (0x3b0 + offset + i) {
-    case 0x3c0:
+    if (Indexed* at = indexed_at(port)) {
+      at->index = byte;
+    } else if (Indexed* before = indexed_at(port - 1)) {
+      before->values[before->index] = byte;
+    } else if (port == 0x3c0) {
       if (attribute_data_)
         attributes_.values[attributes_.index & 0x1f] = byte;
       else
         attributes_.index = byte;
       attribute_data_ = !attribute_data_;
-      break;
-    case 0x3c2:
+    } else if (port == 0x3c2) {
       misc_ = byte;
-      break;
-    case 0x3c4:
-      sequencer_.index = byte;
-      break;
-    case 0x3c5:
-      sequencer_.values[sequencer_.index] = byte;
-      break;
-    case 0x3ce:
-      graphics_.index = byte;
-      break;
-    case 0x3cf:
-      graphics_.values[graphics_.index] = byte;
-      break;
-    case 0x3d4:
-      crtc_.index = byte;
-      break;
-    case 0x3d5:
-      crtc_.values[crtc_.index] = byte;
-      break;
-    default:
-      break;
     }
   }
 }

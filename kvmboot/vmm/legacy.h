@@ -75,6 +75,9 @@ class VgaRegisters final : public Device {
     std::array<std::uint8_t, 256> values{};
     std::uint8_t index = 0;
   };
+  /// The registers whose index is at this port and whose data is at the next.
+  Indexed* indexed_at(std::uint64_t port);
+
   Indexed crtc_, sequencer_, graphics_, attributes_;
   std::uint8_t misc_ = 0x67, status_ = 0;
   bool attribute_data_ = false; ///< the next write to 0x3C0 is data

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "kvmboot/kvm_cpuid.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
@@ -157,7 +158,7 @@ void Vcpu::memory_access(Bus& mmio, std::mutex& devices) {
   std::uint64_t value = 0;
   const std::lock_guard lock(devices);
   if (access.is_write != 0) {
-    std::memcpy(&value, access.data, sizeof value);
+    std::memcpy(&value, access.data, std::min<std::size_t>(access.len, sizeof value)); // the rest is of older accesses
     mmio.write(access.phys_addr, access.len, value);
   } else {
     value = mmio.read(access.phys_addr, access.len);
