@@ -3,7 +3,7 @@
 #include "base/process.h"
 #include "cmd/cli.h"
 #include "kvmboot/probe.h"
-#include "kvmboot/qemu_command.h"
+#include "kvmboot/uefi_images.h"
 
 #include <fmt/format.h>
 

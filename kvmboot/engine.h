@@ -62,6 +62,7 @@ struct Evidence {
     screen,     ///< the text screen changed: its lines of 80 (those scrolled away may come along), trailing blanks
                 ///< cut, joined by '\n'
     disk_write, ///< the guest wrote (text: "DISK OFFSET LENGTH")
+    disk,       ///< what the guest did with its disks shows a milestone (text: "MILESTONE: what was seen")
     reset,      ///< the machine reset itself
     shutdown,   ///< powered off
     fault,      ///< guest fault that ended the machine (triple fault, panic device)
@@ -89,6 +90,12 @@ class Engine {
   virtual std::string name() const = 0;
   /// Why it is this one, in a few words for people; may be empty.
   virtual std::string reason() const { return {}; }
+  /// Factor for time-outs: 1 for a machine of ordinary speed. May take a probe of the host on the first call.
+  virtual double time_scale() const { return 1.0; }
+  /// Which part of `spec` it has not; empty: it can run it.
+  virtual std::string unsupported(const BootSpec&) const { return {}; }
+  /// The engine to take when this one fails or can't run a machine; null: none.
+  virtual Engine* fallback() const { return nullptr; }
   /// Runs until `evidence` returns false, the machine ends, the (scaled) timeout passes or `stop` is asked for.
   virtual EngineOutcome run(const BootSpec& spec, const EvidenceSink& evidence, const StopToken& stop) = 0;
 };

@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
+// Two processes: the machine runs in a child that opened everything it needs and then locked itself down
+// (base/sandbox.h); it sends what it sees as messages. This process judges, keeps the time and looks at the shared
+// screen.
 #include "kvmboot/engine_kvm.h"
 
-#include "base/error.h"
+#include "base/sandbox.h"
+#include "kvmboot/judge.h"
 #include "kvmboot/qemu_console.h"
+#include "kvmboot/screenshot.h"
 #include "kvmboot/vmm/pc.h"
 
-#include <sys/resource.h>
+#include <algorithm>
+#include <poll.h>
+#include <sys/socket.h>
 
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
@@ -14,92 +21,100 @@ namespace kvmport {
 namespace {
 
 constexpr milliseconds look_every{50}, tick_every{1000};
+constexpr std::size_t max_text = 32U << 10;
+/// Output of one console beyond this is dropped.
+constexpr std::uint64_t max_console = 16U << 20;
 
-/// User and system time of this process.
-milliseconds own_cpu_time() {
-  rusage used{};
-  ::getrusage(RUSAGE_SELF, &used);
-  return milliseconds((used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1000 +
-                      (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1000);
-}
+using End = EngineOutcome::End;
 
-/// The boots of one machine, resets included, until a verdict or an end.
-class Run {
+/// What goes from the machine's process to ours: a piece of evidence, or how the machine ended.
+struct Message {
+  enum class What : std::uint32_t { evidence, screen_start, end };
+  What what{};
+  std::uint32_t value = 0; ///< Evidence::Kind, first character shown, or End
+  std::int64_t at_ms = 0;
+};
+
+/// The machine's process: its boots, resets included, until an end.
+class MachineProcess {
  public:
-  Run(const BootSpec& spec, const EvidenceSink& sink) : spec_(spec), sink_(sink), answerer_(spec.answers) {}
+  MachineProcess(const BootSpec& spec, const vmm::Supplies& supplies, int socket)
+      : spec_(spec), supplies_(supplies), socket_(socket), answerer_(spec.answers) {}
 
-  EngineOutcome go(milliseconds timeout, const StopToken& stop) {
-    const milliseconds cpu = own_cpu_time();
-    EngineOutcome outcome;
+  int run() {
+    End end = End::engine_failed;
+    std::string detail;
     try {
-      const vmm::BiosImages images = vmm::read_bios_images();
-      std::optional<End> end;
-      while (!end) {
-        vmm::Pc pc(spec_, images);
+      std::optional<End> seen;
+      while (!seen) {
+        vmm::Pc pc(spec_, supplies_);
         pc.start();
-        end = watch(pc, timeout, stop);
-        if (end == End::engine_failed)
-          outcome.detail = failure_.empty() ? pc.failure() : failure_;
+        seen = watch(pc);
+        if (seen == End::engine_failed)
+          detail = failure_.empty() ? pc.failure() : failure_;
       }
-      outcome.end = *end;
+      end = *seen;
     } catch (const Error& e) {
-      if (e.code() != "ENGINE_FAILED")
-        throw;
-      outcome.detail = e.summary() + (e.why().empty() ? "" : ": " + e.why());
+      detail = e.summary() + (e.why().empty() ? "" : ": " + e.why());
     }
-    outcome.wall = age();
-    outcome.cpu = own_cpu_time() - cpu;
-    return outcome;
+    send(Message::What::end, static_cast<std::uint32_t>(end), detail);
+    return 0;
   }
 
  private:
-  using End = EngineOutcome::End;
-
   milliseconds age() const { return std::chrono::duration_cast<milliseconds>(Clock::now() - began_); }
-  void emit(Evidence::Kind kind, std::string text) {
-    if (!judged_)
-      judged_ = !sink_({kind, age(), std::move(text)});
+
+  void send(Message::What what, std::uint32_t value, std::string_view text) {
+    do {
+      Message head{what, value, age().count()};
+      const std::string_view part = text.substr(0, max_text);
+      text.remove_prefix(part.size());
+      iovec pieces[] = {{&head, sizeof head}, {const_cast<char*>(part.data()), part.size()}};
+      msghdr message{};
+      message.msg_iov = pieces;
+      message.msg_iovlen = 2;
+      if (::sendmsg(socket_, &message, MSG_NOSIGNAL) < 0)
+        ::_exit(0); // nobody wants to know any more
+    } while (!text.empty());
+  }
+  void tell(Evidence::Kind kind, std::string_view text) {
+    send(Message::What::evidence, static_cast<std::uint32_t>(kind), text);
+  }
+  void console(Evidence::Kind kind, std::uint64_t& seen, const std::string& text) {
+    if (!text.empty() && (seen += text.size()) <= max_console)
+      tell(kind, text);
   }
 
   /// Nothing when the machine wants to start anew.
-  std::optional<End> watch(vmm::Pc& pc, milliseconds timeout, const StopToken& stop) {
+  std::optional<End> watch(vmm::Pc& pc) {
     for (;;) {
       const auto end = pc.wait(look_every);
-      tell(pc);
+      tell_news(pc);
       if (end || age() - last_tick_ >= tick_every)
         tick(pc);
-      if (judged_)
-        return End::judged;
-      if (!failure_.empty())
-        return End::engine_failed;
-      if (end == vmm::Pc::End::failed)
+      if (!failure_.empty() || end == vmm::Pc::End::failed)
         return End::engine_failed;
       if (end == vmm::Pc::End::power_off) {
-        emit(Evidence::Kind::shutdown, "");
+        tell(Evidence::Kind::shutdown, "");
         return End::shutdown;
       }
       if (end == vmm::Pc::End::reset) {
-        emit(Evidence::Kind::reset, "");
-        return judged_ ? std::optional(End::judged) : std::nullopt;
+        tell(Evidence::Kind::reset, "");
+        return std::nullopt;
       }
-      if (stop.requested())
-        return End::interrupted;
-      if (age() >= timeout)
-        return End::timeout;
     }
   }
 
-  void tell(vmm::Pc& pc) {
-    vmm::Pc::News news = pc.take_news();
-    if (!news.firmware.empty())
-      emit(Evidence::Kind::firmware, std::move(news.firmware));
-    if (!news.serial.empty()) {
-      if (const std::string answer = answerer_.feed(news.serial); !answer.empty())
-        pc.type(answer);
-      emit(Evidence::Kind::serial, std::move(news.serial));
-    }
-    for (std::string& note : news.writes)
-      emit(Evidence::Kind::disk_write, std::move(note));
+  void tell_news(vmm::Pc& pc) {
+    const vmm::Pc::News news = pc.take_news();
+    console(Evidence::Kind::firmware, firmware_seen_, news.firmware);
+    console(Evidence::Kind::serial, serial_seen_, news.serial);
+    if (const std::string answer = answerer_.feed(news.serial); !answer.empty())
+      pc.type(answer);
+    for (const std::string& note : news.writes)
+      tell(Evidence::Kind::disk_write, note);
+    for (const std::string& driver : news.drivers)
+      tell(Evidence::Kind::disk, to_string(Milestone::kernel) + ": " + driver);
     if (!news.disk_failure.empty())
       failure_ = "a disk failed: " + news.disk_failure;
     disk_used_ = disk_used_ || news.disk_bytes != disk_bytes_;
@@ -108,43 +123,153 @@ class Run {
 
   void tick(vmm::Pc& pc) {
     last_tick_ = age();
-    auto text = decode_text_screen(pc.text_window());
-    if (text && *text != screen_) {
-      screen_ = *text;
-      emit(Evidence::Kind::screen, std::move(*text));
-    }
-    emit(Evidence::Kind::tick, std::exchange(disk_used_, false) ? "disk" : "");
+    send(Message::What::screen_start, pc.screen_start(), {});
+    tell(Evidence::Kind::tick, std::exchange(disk_used_, false) ? "disk" : "");
   }
 
   const BootSpec& spec_;
-  const EvidenceSink& sink_;
+  const vmm::Supplies& supplies_;
+  int socket_;
   Answerer answerer_;
   Clock::time_point began_ = Clock::now();
   milliseconds last_tick_{};
-  std::uint64_t disk_bytes_ = 0;
-  std::string screen_, failure_;
-  bool disk_used_ = false, judged_ = false;
+  std::uint64_t disk_bytes_ = 0, firmware_seen_ = 0, serial_seen_ = 0;
+  std::string failure_;
+  bool disk_used_ = false;
+};
+
+/// Our side.
+class Run {
+ public:
+  Run(const BootSpec& spec, const std::function<double()>& time_scale, const EvidenceSink& sink)
+      : spec_(spec), time_scale_(time_scale), sink_(sink), kvm_(vmm::open_kvm()),
+        images_(vmm::read_firmware_images(spec)) {}
+
+  EngineOutcome go(const StopToken& stop) {
+    const vmm::Supplies supplies{images_, kvm_.get(), video_.fd(), [](std::size_t, Range, bool) {}};
+    ForkedChild child([&](int socket) {
+      SandboxLimits limits;
+      limits.cpu = cpu_limit();
+      limits.ioctls = vmm::kvm_requests();
+      limits.threads = true;
+      limits.keep = {socket, kvm_.get(), video_.fd()};
+      enter_sandbox(limits);
+      return MachineProcess(spec_, supplies, socket).run();
+    });
+    outcome_.end = watch(child.socket(), stop);
+    const ForkedChild::End end = child.finish(true);
+    if (outcome_.end == End::engine_failed && outcome_.detail.empty())
+      outcome_.detail = "the machine's process ended with " + std::to_string(end.exit_code);
+    if (!spec_.screenshot.empty() && outcome_.end != End::engine_failed)
+      write_screenshot(video_.text(), screen_start_, images_.vga, spec_.screenshot);
+    outcome_.wall = age();
+    outcome_.cpu = end.cpu;
+    return outcome_;
+  }
+
+ private:
+  milliseconds age() const { return std::chrono::duration_cast<milliseconds>(Clock::now() - began_); }
+
+  /// A backstop for a machine's process that nobody watches any more; the deadline is ours to keep.
+  std::chrono::seconds cpu_limit() const {
+    constexpr unsigned most_scale = 200;
+    return spec_.timeout * most_scale * (std::max(1U, spec_.cpus) + 1);
+  }
+
+  /// The scale takes a probe of the host, so it is asked for only when the time of a fast host has passed.
+  bool timed_out() const {
+    return age() >= spec_.timeout && age() >= std::chrono::duration<double>(spec_.timeout) * time_scale_();
+  }
+
+  End watch(int socket, const StopToken& stop) {
+    for (;;) {
+      if (stop.requested())
+        return End::interrupted;
+      if (timed_out())
+        return End::timeout;
+      pollfd polled{socket, POLLIN, 0};
+      if (::poll(&polled, 1, static_cast<int>(look_every.count())) <= 0)
+        continue;
+      if (const auto end = receive(socket))
+        return *end;
+    }
+  }
+
+  std::optional<End> receive(int socket) {
+    Message head;
+    std::string text(max_text, '\0');
+    iovec pieces[] = {{&head, sizeof head}, {text.data(), text.size()}};
+    msghdr message{};
+    message.msg_iov = pieces;
+    message.msg_iovlen = 2;
+    const ssize_t size = ::recvmsg(socket, &message, MSG_DONTWAIT);
+    if (size < 0 && (errno == EINTR || errno == EAGAIN))
+      return std::nullopt;
+    if (size < static_cast<ssize_t>(sizeof head))
+      return End::engine_failed;
+    text.resize(static_cast<std::size_t>(size) - sizeof head);
+    return handle(head, std::move(text));
+  }
+
+  /// The machine's process may have been taken over by its guest: nothing in a message is trusted.
+  std::optional<End> handle(const Message& head, std::string text) {
+    if (head.what == Message::What::screen_start) {
+      screen_start_ = head.value;
+      return std::nullopt;
+    }
+    if (head.what == Message::What::end) {
+      outcome_.detail = std::move(text);
+      return head.value == static_cast<std::uint32_t>(End::shutdown) ? End::shutdown : End::engine_failed;
+    }
+    if (head.value > static_cast<std::uint32_t>(Evidence::Kind::tick))
+      return End::engine_failed;
+    const auto kind = static_cast<Evidence::Kind>(head.value);
+    const bool more = kind != Evidence::Kind::tick || look_at_screen();
+    return more && sink_({kind, age(), std::move(text)}) ? std::nullopt : std::optional(End::judged);
+  }
+
+  bool look_at_screen() {
+    auto text = decode_text_screen(video_.text());
+    if (!text || *text == screen_)
+      return true;
+    screen_ = *text;
+    return sink_({Evidence::Kind::screen, age(), std::move(*text)});
+  }
+
+  const BootSpec& spec_;
+  const std::function<double()>& time_scale_;
+  const EvidenceSink& sink_;
+  UniqueFd kvm_;
+  vmm::FirmwareImages images_;
+  vmm::VideoMemory video_;
+  Clock::time_point began_ = Clock::now();
+  std::string screen_;
+  unsigned screen_start_ = 0;
+  EngineOutcome outcome_;
 };
 
 class KvmEngine final : public Engine {
  public:
-  KvmEngine(double time_scale, std::string reason) : time_scale_(time_scale), reason_(std::move(reason)) {}
+  explicit KvmEngine(KvmEngineOptions options) : options_(std::move(options)) {}
   std::string name() const override { return "kvm"; }
-  std::string reason() const override { return reason_; }
+  std::string reason() const override { return options_.reason(); }
+  double time_scale() const override { return options_.time_scale(); }
+  std::string unsupported(const BootSpec& spec) const override { return vmm::Pc::unsupported(spec); }
+  Engine* fallback() const override { return options_.fallback.get(); }
   EngineOutcome run(const BootSpec& spec, const EvidenceSink& evidence, const StopToken& stop) override {
-    const std::chrono::duration<double> scaled = spec.timeout * time_scale_;
-    return Run(spec, evidence).go(std::chrono::duration_cast<milliseconds>(scaled), stop);
+    if (const std::string why = unsupported(spec); !why.empty())
+      throw Error("BOOT_UNSUPPORTED", why, {}, "use --engine qemu");
+    return Run(spec, options_.time_scale, evidence).go(stop);
   }
 
  private:
-  double time_scale_;
-  std::string reason_;
+  KvmEngineOptions options_;
 };
 
 } // namespace
 
-std::unique_ptr<Engine> make_kvm_engine(double time_scale, std::string reason) {
-  return std::make_unique<KvmEngine>(time_scale, std::move(reason));
+std::unique_ptr<Engine> make_kvm_engine(KvmEngineOptions options) {
+  return std::make_unique<KvmEngine>(std::move(options));
 }
 
 } // namespace kvmport

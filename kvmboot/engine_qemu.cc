@@ -6,6 +6,7 @@
 #include "kvmboot/qemu_command.h"
 #include "kvmboot/qemu_console.h"
 #include "kvmboot/qmp.h"
+#include "kvmboot/uefi_images.h"
 
 #include <array>
 #include <cstdlib>
@@ -295,11 +296,13 @@ EngineOutcome Run::go(milliseconds timeout, const StopToken& stop) {
 
 class QemuEngine final : public Engine {
  public:
-  QemuEngine(bool kvm, double time_scale, std::string reason)
-      : kvm_(kvm), time_scale_(time_scale), reason_(std::move(reason)) {}
+  QemuEngine(bool kvm, double time_scale, std::string reason, std::unique_ptr<Engine> fallback)
+      : kvm_(kvm), time_scale_(time_scale), reason_(std::move(reason)), fallback_(std::move(fallback)) {}
 
   std::string name() const override { return kvm_ ? "qemu-kvm" : "qemu-tcg"; }
   std::string reason() const override { return reason_; }
+  double time_scale() const override { return time_scale_; }
+  Engine* fallback() const override { return fallback_.get(); }
   EngineOutcome run(const BootSpec& spec, const EvidenceSink& evidence, const StopToken& stop) override {
     const std::chrono::duration<double> scaled = spec.timeout * time_scale_;
     return Run(spec, kvm_, evidence).go(std::chrono::duration_cast<milliseconds>(scaled), stop);
@@ -309,12 +312,14 @@ class QemuEngine final : public Engine {
   bool kvm_;
   double time_scale_;
   std::string reason_;
+  std::unique_ptr<Engine> fallback_;
 };
 
 } // namespace
 
-std::unique_ptr<Engine> make_qemu_engine(bool kvm, double time_scale, std::string reason) {
-  return std::make_unique<QemuEngine>(kvm, time_scale, std::move(reason));
+std::unique_ptr<Engine> make_qemu_engine(bool kvm, double time_scale, std::string reason,
+                                         std::unique_ptr<Engine> fallback) {
+  return std::make_unique<QemuEngine>(kvm, time_scale, std::move(reason), std::move(fallback));
 }
 
 } // namespace kvmport

@@ -9,6 +9,7 @@ namespace kvmport {
 
 /// `kvm`: run on /dev/kvm, else by translation (TCG). Time-outs are multiplied by `time_scale`. run() throws what
 /// qemu_command.h names; a QEMU that fails is EngineOutcome::End::engine_failed, with its own words as detail.
-std::unique_ptr<Engine> make_qemu_engine(bool kvm, double time_scale, std::string reason);
+std::unique_ptr<Engine> make_qemu_engine(bool kvm, double time_scale, std::string reason,
+                                         std::unique_ptr<Engine> fallback = nullptr);
 
 } // namespace kvmport

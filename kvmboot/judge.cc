@@ -20,6 +20,7 @@ constexpr std::array<std::string_view, 7> milestone_names{"firmware", "bootloade
                                                           "root",     "init",       "login"};
 /// A machine may restart itself twice (a boot entry made by shim's fallback, a relabelling) before it counts as a loop.
 constexpr unsigned resets_of_a_loop = 3;
+constexpr milliseconds shortest_silence{5000};
 /// Diagnoses lighter than this are not named when time runs out.
 constexpr int nameable_weight = 15;
 constexpr std::size_t max_quoted = 10;
@@ -74,7 +75,7 @@ Milestone parse_milestone(const std::string& name) {
 
 struct Judge::State {
   const Milestone until;
-  const milliseconds silence;
+  const Silence silence;
   const std::vector<CompiledMilestone> milestones = compile<CompiledMilestone>(milestone_rules());
   const std::vector<CompiledFailure> failures = compile<CompiledFailure>(failure_rules());
 
@@ -89,13 +90,14 @@ struct Judge::State {
   bool proven = false, hung = false, powered_off = false, faulted = false, settled = false;
   milliseconds last_new{}, last_milestone{}, last_activity{};
 
-  State(Milestone asked, milliseconds quiet) : until(asked), silence(quiet) {}
+  State(Milestone asked, Silence quiet) : until(asked), silence(std::move(quiet)) {}
 
   void hit(Milestone m, milliseconds at, std::string_view line, std::string_view source);
   void look(std::string_view line, bool whole, std::string_view source, milliseconds at);
   void note(const FailureRule& rule, std::string_view line, milliseconds at);
   void text(ConsoleText& console, const Evidence& evidence, std::string_view source);
   void screen_changed(const Evidence& evidence);
+  void disk(const Evidence& evidence);
   void restarted();
   void settle(milliseconds now);
   const Seen* heaviest() const;
@@ -168,6 +170,17 @@ void Judge::State::screen_changed(const Evidence& evidence) {
   screen = std::move(now);
 }
 
+/// "MILESTONE: what was seen".
+void Judge::State::disk(const Evidence& evidence) {
+  const std::string_view text = evidence.text;
+  const std::size_t colon = text.find(": ");
+  const auto* name = std::find(milestone_names.begin(), milestone_names.end(), text.substr(0, colon));
+  if (colon == std::string_view::npos || name == milestone_names.end())
+    return;
+  last_new = evidence.at;
+  hit(static_cast<Milestone>(name - milestone_names.begin()), evidence.at, plain_text(text.substr(colon + 2)), "disk");
+}
+
 void Judge::State::restarted() {
   resets++;
   if (const Seen* worst = heaviest(); worst != nullptr && worst->rule->weight >= nameable_weight &&
@@ -190,8 +203,8 @@ void Judge::State::settle(milliseconds now) {
     if (s.rule->effect == Effect::waits && now - std::max({s.first, last_new, last_activity}) >= wait)
       settled = true;
   }
-  if (now - std::max(last_new, last_activity) >= silence)
-    hung = true;
+  const milliseconds quiet = now - std::max(last_new, last_activity);
+  hung = hung || (quiet >= shortest_silence && quiet >= silence());
 }
 
 const Seen* Judge::State::heaviest() const {
@@ -253,7 +266,7 @@ Diagnosis Judge::State::diagnose(const EngineOutcome& outcome) const {
   return plain(hung ? "BOOT_HANG" : "BOOT_TIMEOUT");
 }
 
-Judge::Judge(Milestone until, milliseconds silence) : state_(std::make_unique<State>(until, silence)) {}
+Judge::Judge(Milestone until, Silence silence) : state_(std::make_unique<State>(until, std::move(silence))) {}
 Judge::~Judge() = default;
 
 bool Judge::feed(const Evidence& evidence) {
@@ -273,6 +286,9 @@ bool Judge::feed(const Evidence& evidence) {
     break;
   case Evidence::Kind::reset:
     s.restarted();
+    break;
+  case Evidence::Kind::disk:
+    s.disk(evidence);
     break;
   case Evidence::Kind::shutdown:
     s.powered_off = true;

@@ -45,8 +45,11 @@ struct Verdict {
 /// Feed it evidence in order; ask it whether the verdict is clear. One thread at a time.
 class Judge {
  public:
-  /// `silence`: how long nothing new may be seen (nor the disks be used) before the boot counts as hung.
-  explicit Judge(Milestone until, std::chrono::milliseconds silence = std::chrono::minutes(2));
+  /// `silence`: how long nothing new may be seen (nor the disks be used) before the boot counts as hung; asked for only
+  /// when there is a silence.
+  using Silence = std::function<std::chrono::milliseconds()>;
+  explicit Judge(
+      Milestone until, Silence silence = [] { return std::chrono::minutes(2); });
   ~Judge();
   Judge(const Judge&) = delete;
   Judge& operator=(const Judge&) = delete;

@@ -14,13 +14,15 @@ namespace kvmport {
 
 struct KvmCpuid {
   static constexpr std::uint32_t most = 256;
+  static constexpr unsigned long get_request = _IOWR(KVMIO, 0x05, std::uint64_t);
+  static constexpr unsigned long set_request = _IOW(KVMIO, 0x90, std::uint64_t);
   std::uint32_t nent = most, padding = 0;
   kvm_cpuid_entry2 entries[most] = {};
 
   /// Fills the table from /dev/kvm; false with errno.
-  bool get_supported(int kvm) { return ::ioctl(kvm, _IOWR(KVMIO, 0x05, std::uint64_t), this) == 0; }
+  bool get_supported(int kvm) { return ::ioctl(kvm, get_request, this) == 0; }
   /// Gives the table to a vCPU; false with errno.
-  bool set(int vcpu) const { return ::ioctl(vcpu, _IOW(KVMIO, 0x90, std::uint64_t), this) == 0; }
+  bool set(int vcpu) const { return ::ioctl(vcpu, set_request, this) == 0; }
 };
 static_assert(offsetof(KvmCpuid, entries) == sizeof(std::uint64_t));
 

@@ -5,6 +5,7 @@
 #include "kvmboot/engine_kvm.h"
 #include "kvmboot/engine_qemu.h"
 #include "kvmboot/kvm_trial.h"
+#include "kvmboot/vmm/vm.h"
 
 #include <algorithm>
 #include <array>
@@ -16,6 +17,7 @@ namespace {
 
 /// Below this rate (million instructions a second of ring 0) kernel code is being emulated. Hardware does thousands.
 constexpr double least_mips = 100;
+constexpr double tcg_time_scale = 4;
 constexpr std::chrono::milliseconds trial_limit{2000};
 
 std::string failed_step(const KvmTrial& trial, const std::string& device) {
@@ -54,6 +56,15 @@ std::string tcg_reason(const Probe& probe) {
 }
 
 } // namespace
+
+double Probe::time_scale() const {
+  return kvm == Class::full ? 1.0 : tcg_time_scale;
+}
+
+double Probe::built_in_time_scale() const {
+  constexpr double most = 200;
+  return kvm == Class::full ? 1.0 : std::clamp(least_mips / std::max(mips_ring0, 0.1), tcg_time_scale, most);
+}
 
 std::string to_string(Probe::Class kvm) {
   switch (kvm) {
@@ -112,23 +123,51 @@ const Probe& host_probe() {
   return probe;
 }
 
+namespace {
+
+/// Our engine when it was asked for by name. The host is probed only when somebody wants to know what came of it: the
+/// guest runs within milliseconds.
+std::unique_ptr<Engine> built_in_engine() {
+  (void)vmm::open_kvm();
+  KvmEngineOptions options;
+  options.time_scale = [] { return host_probe().built_in_time_scale(); };
+  options.reason = [] { return "it was asked for; KVM here is " + to_string(host_probe().kvm); };
+  return make_kvm_engine(std::move(options));
+}
+
+std::unique_ptr<Engine> translating_engine(std::string reason) {
+  return make_qemu_engine(false, tcg_time_scale, std::move(reason), nullptr);
+}
+
+/// Where KVM runs real kernels: our engine, then QEMU for what ours has not or can't.
+std::unique_ptr<Engine> full_kvm_engine(bool built_in, bool qemu) {
+  std::unique_ptr<Engine> next;
+  if (qemu)
+    next = make_qemu_engine(true, 1.0, "KVM at full speed", translating_engine("QEMU failed on KVM"));
+  if (!built_in)
+    return next;
+  KvmEngineOptions options;
+  options.reason = [] { return std::string("KVM at full speed"); };
+  options.fallback = std::move(next);
+  return make_kvm_engine(std::move(options));
+}
+
+} // namespace
+
 std::unique_ptr<Engine> make_engine(const std::string& wish, EventSink& sink) {
-  const Probe& probe = host_probe();
+  if (wish != "auto" && wish != "qemu" && wish != "kvm")
+    throw Error("ENGINE_UNKNOWN", "there is no engine \"" + wish + "\"", {}, "the engines are: auto, qemu, kvm");
   if (wish == "kvm") {
-    if (probe.kvm == Probe::Class::none)
-      throw Error("ENGINE_UNAVAILABLE", "the built-in engine needs /dev/kvm",
-                  probe.reasons.empty() ? "" : probe.reasons[0], "use --engine qemu");
-    auto engine = make_kvm_engine(probe.time_scale(), "it was asked for; KVM here is " + to_string(probe.kvm));
-    sink.message(EventSink::Level::info, "ENGINE", "engine kvm: " + engine->reason());
+    auto engine = built_in_engine();
+    sink.message(EventSink::Level::info, "ENGINE", "engine kvm: it was asked for");
     return engine;
   }
-  if (wish != "auto" && wish != "qemu")
-    throw Error("ENGINE_UNKNOWN", "there is no engine \"" + wish + "\"", {}, "the engines are: auto, qemu, kvm");
-  if (!find_program("qemu-system-x86_64"))
+  const Probe& probe = host_probe();
+  const bool qemu = find_program("qemu-system-x86_64").has_value(), full = probe.kvm == Probe::Class::full;
+  if (!qemu && (wish == "qemu" || !full))
     throw Error("ENGINE_UNAVAILABLE", "qemu-system-x86_64 is not installed", {},
                 "install QEMU (Debian: qemu-system-x86), or convert with --no-boot");
-  const bool kvm = probe.kvm == Probe::Class::full;
-  auto engine = make_qemu_engine(kvm, probe.time_scale(), kvm ? "KVM at full speed" : tcg_reason(probe));
+  auto engine = full ? full_kvm_engine(wish == "auto", qemu) : translating_engine(tcg_reason(probe));
   sink.message(EventSink::Level::info, "ENGINE", "engine " + engine->name() + ": " + engine->reason());
   return engine;
 }

@@ -23,7 +23,9 @@ struct Probe {
   std::vector<std::string> reasons; ///< what was seen: rate, snippets that failed, errno
   double mips_ring0 = 0;            ///< measured rate of long-mode ring 0, million instructions a second
   /// Factor for time-outs: 1 with full KVM, more where QEMU's TCG has to do the work.
-  double time_scale() const { return kvm == Class::full ? 1.0 : 4.0; }
+  double time_scale() const;
+  /// The same where the built-in engine does the work, on a KVM of any class: by the measured rate.
+  double built_in_time_scale() const;
 };
 
 /// Runs the probe. Throws nothing.
@@ -38,8 +40,8 @@ const Probe& host_probe();
 /// "full", "emulated" or "none".
 std::string to_string(Probe::Class kvm);
 
-/// The engine for `wish` ("auto", "qemu", "kvm"). "auto" is QEMU as long as the built-in engine has booted no whole
-/// system. Tells `sink` which and why. Errors: ENGINE_UNKNOWN, ENGINE_UNAVAILABLE.
+/// The engine for `wish` ("auto", "qemu", "kvm"). "auto" is the built-in one where KVM is full, with QEMU to fall back
+/// on, else QEMU by software translation. Tells `sink` which and why. Errors: ENGINE_UNKNOWN, ENGINE_UNAVAILABLE.
 std::unique_ptr<Engine> make_engine(const std::string& wish, EventSink& sink);
 
 } // namespace kvmport

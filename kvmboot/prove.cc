@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/file.h"
 #include "kvmboot/judge.h"
-#include "kvmboot/probe.h"
 
 #include <array>
 #include <cstdio>
@@ -13,6 +12,9 @@ namespace {
 /// How long a guest on full KVM may be silent, with its disks idle, before it counts as hung.
 constexpr std::chrono::seconds ordinary_silence{60};
 
+/// No more of the serial console than this is kept.
+constexpr std::uint64_t max_serial_log = 16U << 20;
+
 class SerialLog {
  public:
   explicit SerialLog(const std::filesystem::path& path) : path_(path) {
@@ -23,7 +25,8 @@ class SerialLog {
       throw system_error(errno, "can't write " + path.string());
   }
   void add(std::string_view bytes) {
-    if (!fd_)
+    bytes = bytes.substr(0, max_serial_log - written_);
+    if (!fd_ || bytes.empty())
       return;
     write_exact(fd_.get(), written_, as_bytes(bytes), path_.string());
     written_ += bytes.size();
@@ -62,14 +65,14 @@ class Teller {
   unsigned told_ = 0;
 };
 
-} // namespace
-
-Verdict prove_boot(Engine& engine, const BootSpec& spec, Milestone until, const std::filesystem::path& serial_log,
-                   EventSink& sink, const StopToken& stop) {
-  using std::chrono::milliseconds;
+/// One engine's run and what came of it.
+std::pair<Verdict, EngineOutcome::End> try_engine(Engine& engine, const BootSpec& spec, Milestone until,
+                                                  const std::filesystem::path& serial_log, EventSink& sink,
+                                                  const StopToken& stop) {
   SerialLog log(serial_log);
-  const std::chrono::duration<double> silence = ordinary_silence * host_probe().time_scale();
-  Judge judge(until, std::chrono::duration_cast<milliseconds>(silence));
+  Judge judge(until, [&engine] {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(ordinary_silence * engine.time_scale());
+  });
   Teller teller(sink);
   sink.stage("prove", "booting " + (spec.name.empty() ? "the machine" : spec.name) + " on " + engine.name() +
                           ", until " + to_string(until));
@@ -86,7 +89,27 @@ Verdict prove_boot(Engine& engine, const BootSpec& spec, Milestone until, const 
   Verdict verdict = judge.verdict(outcome);
   verdict.engine = engine.name();
   verdict.engine_reason = engine.reason();
-  return verdict;
+  return {verdict, outcome.end};
+}
+
+} // namespace
+
+Verdict prove_boot(Engine& engine, const BootSpec& spec, Milestone until, const std::filesystem::path& serial_log,
+                   EventSink& sink, const StopToken& stop) {
+  Engine* chosen = &engine;
+  for (;;) {
+    Engine* const next = chosen->fallback();
+    std::string why = chosen->unsupported(spec);
+    if (next == nullptr || why.empty()) {
+      auto [verdict, end] = try_engine(*chosen, spec, until, serial_log, sink, stop);
+      if (next == nullptr || end != EngineOutcome::End::engine_failed)
+        return verdict;
+      why = verdict.diagnosis && !verdict.diagnosis->lines.empty() ? verdict.diagnosis->lines.front() : "it failed";
+    }
+    sink.message(EventSink::Level::warning, "ENGINE",
+                 "engine " + next->name() + " instead of " + chosen->name() + ": " + why);
+    chosen = next;
+  }
 }
 
 } // namespace kvmport

@@ -10,15 +10,6 @@
 
 namespace kvmport {
 
-/// A pair of UEFI images.
-struct UefiImages {
-  std::filesystem::path code, vars;
-};
-
-/// The first pair that is installed, fits `secure_boot` and, when `nvram` is not empty, has variables of the size of
-/// that file. Errors: FIRMWARE_MISSING, NVRAM_UNSUPPORTED.
-UefiImages find_uefi_images(bool secure_boot, const std::filesystem::path& nvram);
-
 /// What the engine has prepared for QEMU.
 struct QemuSetup {
   bool kvm = false;

@@ -15,6 +15,12 @@ GuestMemory::GuestMemory(std::uint64_t size) {
   memory_ = {static_cast<std::byte*>(at), size};
 }
 
+void GuestMemory::share(std::uint64_t address, std::uint64_t length, int fd) {
+  const auto place = slice(address, length);
+  if (!place || ::mmap(place->data(), length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+    throw Error("OUT_OF_MEMORY", "there is not enough memory for the guest");
+}
+
 GuestMemory::~GuestMemory() {
   ::munmap(memory_.data(), memory_.size());
 }

@@ -16,6 +16,8 @@ class GuestMemory {
  public:
   /// `size` bytes, a multiple of 4096. Error OUT_OF_MEMORY.
   explicit GuestMemory(std::uint64_t size);
+  /// Puts the start of a file in the place of memory. Error OUT_OF_MEMORY.
+  void share(std::uint64_t address, std::uint64_t length, int fd);
   ~GuestMemory();
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;

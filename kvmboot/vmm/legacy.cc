@@ -2,7 +2,7 @@
 #include "kvmboot/vmm/legacy.h"
 
 #include <algorithm>
-#include <ctime>
+#include <chrono>
 
 namespace kvmport::vmm {
 namespace {
@@ -32,26 +32,28 @@ Cmos::Cmos(std::uint64_t memory, unsigned cpus) {
 }
 
 std::uint8_t Cmos::clock(unsigned index) const {
-  const std::time_t now = std::time(nullptr);
-  std::tm t{};
-  ::gmtime_r(&now, &t);
+  // Not gmtime_r: it reads the time zone's files, and a locked-down process can open none.
+  const auto now = std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now());
+  const auto day = std::chrono::floor<std::chrono::days>(now);
+  const std::chrono::year_month_day date(day);
+  const std::chrono::hh_mm_ss time(now - day);
   switch (index) {
   case 0:
-    return bcd(t.tm_sec);
+    return bcd(static_cast<int>(time.seconds().count()));
   case 2:
-    return bcd(t.tm_min);
+    return bcd(static_cast<int>(time.minutes().count()));
   case 4:
-    return bcd(t.tm_hour);
+    return bcd(static_cast<int>(time.hours().count()));
   case 6:
-    return bcd(t.tm_wday + 1);
+    return bcd(static_cast<int>(std::chrono::weekday(day).c_encoding()) + 1);
   case 7:
-    return bcd(t.tm_mday);
+    return bcd(static_cast<int>(static_cast<unsigned>(date.day())));
   case 8:
-    return bcd(t.tm_mon + 1);
+    return bcd(static_cast<int>(static_cast<unsigned>(date.month())));
   case 9:
-    return bcd(t.tm_year % 100);
+    return bcd(static_cast<int>(date.year()) % 100);
   case 0x32:
-    return bcd((t.tm_year + 1900) / 100);
+    return bcd(static_cast<int>(date.year()) / 100);
   default:
     return bytes_[index];
   }

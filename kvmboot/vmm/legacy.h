@@ -67,6 +67,8 @@ class FastResetPort final : public Device {
 /// VGA technical reference). The text itself lies in guest RAM at 0xB8000.
 class VgaRegisters final : public Device {
  public:
+  /// CRTC registers 0x0C and 0x0D: the first character shown.
+  unsigned screen_start() const { return crtc_.values[0x0c] * 256U + crtc_.values[0x0d]; }
   std::uint64_t read(std::uint64_t offset, unsigned size) override;
   void write(std::uint64_t offset, unsigned size, std::uint64_t value) override;
 

@@ -2,7 +2,7 @@
 #include "kvmboot/vmm/pc.h"
 
 #include "base/error.h"
-#include "kvmboot/qemu_console.h"
+#include "kvmboot/uefi_images.h"
 
 #include <algorithm>
 #include <cstring>
@@ -13,26 +13,34 @@ namespace fs = std::filesystem;
 namespace kvmport::vmm {
 namespace {
 
-constexpr std::uint64_t gib = 1ULL << 30, max_memory = 3 * gib, shadow_at = 0xc0000, mib = 1U << 20;
+constexpr std::uint64_t gib = 1ULL << 30, max_memory = 3 * gib, shadow_end = 0x100000, mib = 1U << 20;
+constexpr std::size_t max_firmware = 8U << 20;
 constexpr std::uint64_t kvm_pages_at = 0xfeffc000, kvm_pages = 0x4000; // see Vm: identity map and TSS
 constexpr unsigned uart_irq = 4, first_disk_slot = 2, max_disks = 29;
-constexpr std::size_t max_writes_told = 64;
+constexpr std::size_t max_told = 64;
 // fw_cfg items (seabios src/fw/paravirt.h)
 constexpr std::uint16_t cfg_cpus = 0x05, cfg_boot_menu = 0x0e, cfg_max_cpus = 0x0f;
 
 // Debian and Ubuntu; Fedora, RHEL, Arch and openSUSE keep them with QEMU.
 constexpr const char* firmware_directories[] = {"/usr/share/seabios", "/usr/share/qemu"};
 
+Bytes read_bytes(const fs::path& path) {
+  const std::string text = read_file(path);
+  const auto bytes = as_bytes(text);
+  return {bytes.begin(), bytes.end()};
+}
+
+std::size_t rom_size(const FirmwareImages& images) {
+  return images.bios.empty() ? images.variables.size() + images.code.size() : images.bios.size();
+}
+
 Bytes read_firmware(std::initializer_list<const char*> names) {
   for (const char* directory : firmware_directories)
     for (const char* name : names) {
       std::error_code error;
       const fs::path path = fs::path(directory) / name;
-      if (!fs::is_regular_file(path, error))
-        continue;
-      const std::string text = read_file(path);
-      const auto bytes = as_bytes(text);
-      return {bytes.begin(), bytes.end()};
+      if (fs::is_regular_file(path, error))
+        return read_bytes(path);
     }
   throw Error("FIRMWARE_MISSING", std::string("SeaBIOS's ") + *names.begin() + " is not installed", {},
               "install the package seabios");
@@ -69,29 +77,59 @@ std::uint64_t ram_of(const BootSpec& spec) {
 
 struct Pc::Disk {
   VirtioBlk blk;
-  unsigned raises = 0; ///< the interrupt that it raises now; 0: none
-  Disk(Overlay& overlay, std::uint32_t sector, std::string serial, std::function<void(Range)> on_write)
-      : blk(overlay, sector, std::move(serial), std::move(on_write)) {}
+  unsigned raises = 0;  ///< the interrupt that it raises now; 0: none
+  unsigned drivers = 0; ///< how many have taken it over
+  Disk(Overlay& overlay, std::uint32_t sector, std::string serial, VirtioBlk::Observer observer)
+      : blk(overlay, sector, std::move(serial), std::move(observer)) {}
 };
 
-BiosImages read_bios_images() {
-  BiosImages images{read_firmware({"bios-256k.bin", "bios.bin"}), read_firmware({"vgabios-isavga.bin", "vgabios.bin"})};
+FirmwareImages read_firmware_images(const BootSpec& spec) {
+  FirmwareImages images;
+  images.vga = read_firmware({"vgabios-isavga.bin", "vgabios.bin"});
+  if (spec.firmware == Firmware::uefi) {
+    const UefiImages files = find_uefi_images(false, spec.nvram);
+    images.code = read_bytes(files.code);
+    images.variables = read_bytes(files.vars);
+    const auto bad = [](const Bytes& image) {
+      return image.size() < Flash::block || image.size() % Flash::block != 0 || image.size() > max_firmware;
+    };
+    if (bad(images.code) || bad(images.variables))
+      throw Error("FIRMWARE_MISSING", "the UEFI firmware's image has a size that is not known", files.code.string());
+    return images;
+  }
+  images.bios = read_firmware({"bios-256k.bin", "bios.bin"});
   if (images.bios.size() != 256U << 10 && images.bios.size() != 128U << 10)
     throw Error("FIRMWARE_MISSING", "SeaBIOS's image has a size that is not known");
   return images;
 }
 
-Pc::Pc(const BootSpec& spec, const BiosImages& images)
-    : memory_(ram_of(spec)), bios_(images.bios.size()), fw_cfg_(memory_),
+std::string Pc::unsupported(const BootSpec& spec) {
+  if (spec.firmware == Firmware::uefi && spec.secure_boot)
+    return "the built-in engine has no secure boot";
+  if (spec.disks.size() > max_disks)
+    return fmt::format("the built-in engine takes {} disks", max_disks);
+  for (const BootDisk& disk : spec.disks)
+    if (disk.bus != DiskBus::virtio_blk)
+      return "the built-in engine has virtio disks only";
+  return {};
+}
+
+Pc::Pc(const BootSpec& spec, const Supplies& supplies)
+    : memory_(ram_of(spec)), rom_(rom_size(supplies.images)), vm_(supplies.kvm), fw_cfg_(memory_),
       cmos_(memory_.size(), std::max(1U, spec.cpus)), i8042_([this] { stop(End::reset); }),
       fast_reset_([this] { stop(End::reset); }), uart_([this](bool level) { vm_.set_irq(uart_irq, level); }),
       pci_([this] { stop(End::reset); }), power_([this] { stop(End::power_off); }) {
-  if (spec.firmware != Firmware::bios)
-    throw Error("BOOT_UNSUPPORTED", "the built-in engine boots BIOS machines only", {}, "use --engine qemu");
+  if (const std::string why = unsupported(spec); !why.empty())
+    throw Error("BOOT_UNSUPPORTED", why, {}, "use --engine qemu");
+  memory_.share(VideoMemory::address, VideoMemory::size, supplies.video);
   vm_.map(0, *memory_.slice(0, memory_.size()), false);
-  add_firmware(spec, images);
+  if (spec.firmware == Firmware::uefi)
+    add_uefi(supplies.images);
+  else
+    add_bios(supplies.images);
+  add_configuration(spec, supplies.images);
   add_boards();
-  add_disks(spec);
+  add_disks(spec, supplies);
   for (unsigned i = 0; i < std::max(1U, spec.cpus); i++)
     vcpus_.push_back(std::make_unique<Vcpu>(vm_, i));
 }
@@ -102,14 +140,32 @@ Pc::~Pc() {
     thread.join();
 }
 
-void Pc::add_firmware(const BootSpec& spec, const BiosImages& images) {
-  // The image ends at 4 GiB, where the processor starts, and its last 256 KiB stand in the RAM below 1 MiB too.
-  const auto rom = *bios_.slice(0, images.bios.size());
+/// The image ends at 4 GiB, where the processor starts, and its last 256 KiB stand in the RAM below 1 MiB too.
+void Pc::add_bios(const FirmwareImages& images) {
+  const auto rom = *rom_.slice(0, images.bios.size());
   std::memcpy(rom.data(), images.bios.data(), images.bios.size());
   vm_.map(4 * gib - images.bios.size(), rom, true);
-  const auto shadow = *memory_.slice(shadow_at + (256U << 10) - images.bios.size(), images.bios.size());
+  const auto shadow = *memory_.slice(shadow_end - images.bios.size(), images.bios.size());
   std::memcpy(shadow.data(), images.bios.data(), images.bios.size());
+}
 
+/// The flash as OVMF knows it: variables, then code up to 4 GiB, where the processor starts; the code is plain ROM, and
+/// its last 128 KiB stand below 1 MiB too.
+void Pc::add_uefi(const FirmwareImages& images) {
+  const std::uint64_t base = 4 * gib - images.variables.size() - images.code.size();
+  const auto variables = *rom_.slice(0, images.variables.size());
+  const auto code = *rom_.slice(images.variables.size(), images.code.size());
+  std::memcpy(variables.data(), images.variables.data(), variables.size());
+  std::memcpy(code.data(), images.code.data(), code.size());
+  vm_.map(base + variables.size(), code, true);
+  const unsigned slot = vm_.map(base, variables, true);
+  flash_.emplace(variables, [this, slot](bool visible) { vm_.show(slot, visible); });
+  mmio_.add(base, variables.size(), *flash_);
+  const std::size_t low = std::min<std::size_t>(code.size(), 128U << 10);
+  std::memcpy(memory_.slice(shadow_end - low, low)->data(), code.data() + (code.size() - low), low);
+}
+
+void Pc::add_configuration(const BootSpec& spec, const FirmwareImages& images) {
   fw_cfg_.add(cfg_cpus, number16(static_cast<std::uint16_t>(std::max(1U, spec.cpus))));
   fw_cfg_.add(cfg_max_cpus, number16(static_cast<std::uint16_t>(std::max(1U, spec.cpus))));
   fw_cfg_.add(cfg_boot_menu, number16(0));
@@ -137,22 +193,26 @@ void Pc::add_boards() {
   ports_.add(0xcf8, 8, pci_);
 }
 
-void Pc::add_disks(const BootSpec& spec) {
-  if (spec.disks.size() > max_disks)
-    throw Error("BOOT_UNSUPPORTED", fmt::format("the built-in engine takes {} disks", max_disks));
+void Pc::add_disks(const BootSpec& spec, const Supplies& supplies) {
   for (std::size_t i = 0; i < spec.disks.size(); i++) {
     const BootDisk& disk = spec.disks[i];
-    if (disk.bus != DiskBus::virtio_blk)
-      throw Error("BOOT_UNSUPPORTED", "the built-in engine has virtio disks only", {}, "use --engine qemu");
-    disks_.push_back(std::make_unique<Disk>(*disk.overlay, disk.logical_sector, disk.serial, [this, i](Range range) {
-      if (writes_.size() < max_writes_told)
+    const auto used = [this, i, told = supplies.disk_used](Range range, bool write) {
+      if (write && writes_.size() < max_told)
         writes_.push_back(fmt::format("{} {} {}", i, range.offset, range.length));
-    }));
+      told(i, range, write);
+    };
+    disks_.push_back(std::make_unique<Disk>(*disk.overlay, disk.logical_sector, disk.serial, used));
+    Disk& made = *disks_.back();
     const auto slot = static_cast<unsigned>(first_disk_slot + i);
-    unsigned& raises = disks_.back()->raises;
-    pci_.add(slot, 0,
-             std::make_unique<VirtioPci>(disks_.back()->blk, memory_, mmio_,
-                                         [this, slot, &raises](bool level) { share_irq(slot, raises, level); }));
+    auto function = std::make_unique<VirtioPci>(
+        made.blk, memory_, mmio_, [this, slot, &made](bool level) { share_irq(slot, made.raises, level); },
+        [this](std::uint64_t address, std::uint32_t data) { vm_.send_msi(address, data); });
+    // The firmware's driver comes first, and knows no MSI-X; the next is a kernel's.
+    function->on_driver_ready([this, i, &made](bool msix) {
+      if ((++made.drivers > 1 || msix) && drivers_.size() < max_told)
+        drivers_.push_back(fmt::format("a kernel's driver took over disk {}{}", i, msix ? " with MSI-X" : ""));
+    });
+    pci_.add(slot, 0, std::move(function));
   }
 }
 
@@ -202,7 +262,7 @@ std::optional<Pc::End> Pc::wait(std::chrono::milliseconds time) {
 
 Pc::News Pc::take_news() {
   const std::lock_guard lock(devices_);
-  News news{uart_.take(), debug_.take(), std::exchange(writes_, {}), 0, {}};
+  News news{uart_.take(), debug_.take(), std::exchange(writes_, {}), std::exchange(drivers_, {}), 0, {}};
   for (const auto& disk : disks_) {
     news.disk_bytes += disk->blk.bytes_moved();
     if (news.disk_failure.empty())
@@ -211,9 +271,9 @@ Pc::News Pc::take_news() {
   return news;
 }
 
-Bytes Pc::text_window() const {
-  const auto window = *memory_.slice(vga_text_address, vga_text_size);
-  return {window.begin(), window.end()};
+unsigned Pc::screen_start() const {
+  const std::lock_guard lock(devices_);
+  return vga_.screen_start();
 }
 
 void Pc::type(std::string_view text) {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// A PC put together: memory, SeaBIOS, board, serial port, text card and virtio disks on a Vm.
+// A PC put together: memory, firmware (SeaBIOS or UEFI), board, serial port, text card and virtio disks on a Vm.
 #pragma once
 
 #include "kvmboot/engine.h"
+#include "kvmboot/vmm/flash.h"
 #include "kvmboot/vmm/fw_cfg.h"
 #include "kvmboot/vmm/legacy.h"
 #include "kvmboot/vmm/pci.h"
 #include "kvmboot/vmm/uart16550.h"
+#include "kvmboot/vmm/video_memory.h"
 #include "kvmboot/vmm/virtio_blk.h"
 #include "kvmboot/vmm/vm.h"
 
@@ -15,12 +17,23 @@
 
 namespace kvmport::vmm {
 
-/// The firmware's files. Error FIRMWARE_MISSING.
-struct BiosImages {
-  Bytes bios; ///< 128 or 256 KiB
-  Bytes vga;  ///< option ROM of an ISA VGA card
+/// The firmware's files, read.
+struct FirmwareImages {
+  Bytes bios;            ///< SeaBIOS: 128 or 256 KiB
+  Bytes vga;             ///< option ROM of an ISA VGA card
+  Bytes code, variables; ///< UEFI: the two parts of its flash
 };
-BiosImages read_bios_images();
+/// Errors: FIRMWARE_MISSING, NVRAM_UNSUPPORTED.
+FirmwareImages read_firmware_images(const BootSpec& spec);
+
+/// What a machine needs besides its BootSpec, opened before the process is locked down. Borrowed.
+struct Supplies {
+  const FirmwareImages& images;
+  int kvm = -1;
+  int video = -1; ///< see VideoMemory
+  /// Told of each access of the guest to its disks, from its processors' threads.
+  std::function<void(std::size_t disk, Range range, bool write)> disk_used;
+};
 
 /// One life of a machine, from power-on or reset to its end. The threads of its processors live in run().
 class Pc {
@@ -29,34 +42,40 @@ class Pc {
   /// What happened since the last look.
   struct News {
     std::string serial, firmware;
-    std::vector<std::string> writes; ///< "DISK OFFSET LENGTH"
-    std::uint64_t disk_bytes = 0;    ///< moved since power-on
+    std::vector<std::string> writes;  ///< "DISK OFFSET LENGTH"
+    std::vector<std::string> drivers; ///< a kernel's driver took over a device: which
+    std::uint64_t disk_bytes = 0;     ///< moved since power-on
     std::string disk_failure;
   };
 
-  /// Only BIOS machines with virtio disks (Error BOOT_UNSUPPORTED). Of more memory than 3 GiB, 3 GiB are given.
-  Pc(const BootSpec& spec, const BiosImages& images);
+  /// Why this machine can't be made; empty: it can. Virtio disks only, and no secure boot.
+  static std::string unsupported(const BootSpec& spec);
+  /// Error BOOT_UNSUPPORTED. Of more memory than 3 GiB, 3 GiB are given.
+  Pc(const BootSpec& spec, const Supplies& supplies);
   ~Pc();
 
   void start();
   /// Waits for an end at most this long; nothing when the machine still runs.
   std::optional<End> wait(std::chrono::milliseconds time);
   News take_news();
-  /// The window of the text card.
-  Bytes text_window() const;
+  /// Where in the text window the visible screen begins, in characters.
+  unsigned screen_start() const;
   void type(std::string_view text);
   const std::string& failure() const { return failure_; }
 
  private:
   struct Disk;
   void add_boards();
-  void add_firmware(const BootSpec& spec, const BiosImages& images);
-  void add_disks(const BootSpec& spec);
+  void add_bios(const FirmwareImages& images);
+  void add_uefi(const FirmwareImages& images);
+  void add_configuration(const BootSpec& spec, const FirmwareImages& images);
+  void add_disks(const BootSpec& spec, const Supplies& supplies);
   void stop(End end);
   /// Raises or lowers the interrupt of a slot, which several devices may share; `raises` is what this one raises.
   void share_irq(unsigned slot, unsigned& raises, bool level);
 
-  GuestMemory memory_, bios_;
+  GuestMemory memory_;
+  GuestMemory rom_; ///< what ends at 4 GiB: the BIOS, or UEFI's variables and code
   Vm vm_;
   Bus ports_, mmio_;
   mutable std::mutex devices_; ///< held while a device is used
@@ -69,9 +88,10 @@ class Pc {
   Uart16550 uart_;
   PciHost pci_;
   PowerManagement power_;
+  std::optional<Flash> flash_;
   std::vector<std::unique_ptr<Disk>> disks_;
   std::array<unsigned, 16> raised_{}; ///< how many devices raise each interrupt
-  std::vector<std::string> writes_;
+  std::vector<std::string> writes_, drivers_;
 
   std::mutex ends_;
   std::condition_variable ended_;

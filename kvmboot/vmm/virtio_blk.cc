@@ -32,9 +32,8 @@ std::size_t total(const std::vector<std::span<std::byte>>& parts) {
 
 } // namespace
 
-VirtioBlk::VirtioBlk(Overlay& overlay, std::uint32_t logical_sector, std::string serial,
-                     std::function<void(Range)> on_write)
-    : overlay_(overlay), serial_(std::move(serial)), on_write_(std::move(on_write)), config_(60) {
+VirtioBlk::VirtioBlk(Overlay& overlay, std::uint32_t logical_sector, std::string serial, Observer observer)
+    : overlay_(overlay), serial_(std::move(serial)), observer_(std::move(observer)), config_(60) {
   // struct virtio_blk_config (section 5.2.4)
   store_le<std::uint64_t>(config_, 0, overlay.size() / sector_size);
   store_le<std::uint32_t>(config_, 12, Virtqueue::max_size - 2U);
@@ -94,13 +93,14 @@ std::uint8_t VirtioBlk::serve(std::uint32_t type, std::uint64_t sector, ByteSpan
       return status_error;
     overlay_.read(sector * sector_size, out);
     moved_ += out.size();
+    observer_({sector * sector_size, out.size()}, false);
     return status_ok;
   case type_out:
     if (!inside(sector, in.size()))
       return status_error;
     overlay_.write(sector * sector_size, in);
     moved_ += in.size();
-    on_write_({sector * sector_size, in.size()});
+    observer_({sector * sector_size, in.size()}, true);
     return status_ok;
   case type_flush: // the overlay is thrown away
     return status_ok;
@@ -116,7 +116,7 @@ std::uint8_t VirtioBlk::serve(std::uint32_t type, std::uint64_t sector, ByteSpan
     if (!inside(first, bytes) || bytes / sector_size > max_zeroed)
       return status_error;
     overlay_.zero({first * sector_size, bytes});
-    on_write_({first * sector_size, bytes});
+    observer_({first * sector_size, bytes}, true);
     return status_ok;
   }
   default:

@@ -14,7 +14,9 @@ class VirtioBlk final : public VirtioDevice {
  public:
   /// `overlay` is borrowed. `logical_sector`: 512 or 4096. A disk that can't be read is told to the guest as an I/O
   /// error, and once to failure().
-  VirtioBlk(Overlay& overlay, std::uint32_t logical_sector, std::string serial, std::function<void(Range)> on_write);
+  /// `observer` is told of each access that came to pass, and whether it was a write.
+  using Observer = std::function<void(Range, bool write)>;
+  VirtioBlk(Overlay& overlay, std::uint32_t logical_sector, std::string serial, Observer observer);
 
   std::uint16_t id() const override { return 2; }
   std::uint32_t pci_class() const override { return 0x010000; }
@@ -32,7 +34,7 @@ class VirtioBlk final : public VirtioDevice {
 
   Overlay& overlay_;
   std::string serial_, failure_;
-  std::function<void(Range)> on_write_;
+  Observer observer_;
   Bytes config_;
   std::uint64_t moved_ = 0;
 };

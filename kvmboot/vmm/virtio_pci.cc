@@ -7,7 +7,8 @@
 namespace kvmport::vmm {
 namespace {
 
-constexpr std::uint64_t bar_size = 0x4000, isr_at = 0x1000, config_at = 0x2000, notify_at = 0x3000;
+constexpr std::uint64_t bar_size = 0x8000, isr_at = 0x1000, config_at = 0x2000, notify_at = 0x3000, table_at = 0x4000,
+                        pending_at = 0x5000;
 constexpr std::uint64_t version_1 = 1ULL << 32;
 constexpr std::uint8_t status_driver_ok = 4, status_needs_reset = 64, isr_queue = 1;
 constexpr unsigned command = 0x04, bar0 = 0x10, capabilities = 0x40;
@@ -40,33 +41,44 @@ void set_half(std::uint64_t& value, bool high, std::uint64_t half) {
 
 } // namespace
 
-VirtioPci::VirtioPci(VirtioDevice& device, const GuestMemory& memory, Bus& mmio, IrqLine irq)
+VirtioPci::VirtioPci(VirtioDevice& device, const GuestMemory& memory, Bus& mmio, IrqLine irq, MsiLine msi)
     : PciFunction(0x1af4, static_cast<std::uint16_t>(0x1040 + device.id()), device.pci_class() << 8 | 1),
-      device_(device), memory_(memory), mmio_(mmio), irq_(std::move(irq)), queues_(device.queues()) {
+      device_(device), memory_(memory), mmio_(mmio), irq_(std::move(irq)), queues_(device.queues()),
+      msix_(static_cast<unsigned>(device.queues() + 1), std::move(msi)) {
   set(0x2c, 4, 0x11001af4);
-  set(0x06, 2, 0x10); // has capabilities
-  set(0x34, 1, capabilities);
   set(0x3d, 1, 1); // pin A
   make_writable(bar0, 4, static_cast<std::uint32_t>(~(bar_size - 1)));
+  add_capabilities();
+}
+
+/// Section 4.1.4: where in the BAR the parts are.
+void VirtioPci::add_capabilities() {
   struct Part {
     std::uint8_t type;
     std::uint64_t at, length;
   };
-  const Part parts[] = {{1, 0, 0x38}, {3, isr_at, 1}, {4, config_at, device.config().size()}, {2, notify_at, 0x1000}};
+  const Part parts[] = {{1, 0, 0x38}, {3, isr_at, 1}, {4, config_at, device_.config().size()}, {2, notify_at, 0x1000}};
+  set(0x06, 2, 0x10); // has capabilities
+  set(0x34, 1, capabilities);
   unsigned at = capabilities;
   for (const Part& part : parts) {
-    const bool notify = part.type == 2;
-    const unsigned length = notify ? 20 : 16;
+    const unsigned length = part.type == 2 ? 20 : 16;
     set(at, 1, 0x09);
-    set(at + 1, 1, notify ? 0 : at + 16);
+    set(at + 1, 1, at + length);
     set(at + 2, 1, length);
     set(at + 3, 1, part.type);
     set(at + 8, 4, static_cast<std::uint32_t>(part.at));
     set(at + 12, 4, static_cast<std::uint32_t>(part.length));
-    if (notify)
+    if (part.type == 2)
       set(at + 16, 4, 4); // notify_off_multiplier
     at += length;
   }
+  msix_at_ = at;
+  set(at, 1, MsiX::capability);
+  set(at + 2, 2, msix_.vectors() - 1);
+  make_writable(at + 2, 2, 0xc000);
+  set(at + 4, 4, static_cast<std::uint32_t>(table_at)); // in BAR 0
+  set(at + 8, 4, static_cast<std::uint32_t>(pending_at));
 }
 
 void VirtioPci::map() {
@@ -82,11 +94,12 @@ void VirtioPci::map() {
 void VirtioPci::config_write(unsigned offset, unsigned size, std::uint32_t value) {
   PciFunction::config_write(offset, size, value);
   map();
+  msix_.set_control(static_cast<std::uint16_t>(get(msix_at_ + 2, 2)));
   interrupt(isr_ != 0);
 }
 
 void VirtioPci::interrupt(bool on) {
-  irq_(on && (get(command, 2) & command_no_intx) == 0);
+  irq_(on && !msix_.enabled() && (get(command, 2) & command_no_intx) == 0);
 }
 
 void VirtioPci::reset() {
@@ -95,8 +108,19 @@ void VirtioPci::reset() {
   driver_features_ = 0;
   device_feature_select_ = driver_feature_select_ = 0;
   queue_select_ = 0;
+  config_vector_ = MsiX::no_vector;
   status_ = isr_ = 0;
   interrupt(false);
+}
+
+void VirtioPci::set_status(std::uint8_t status) {
+  const bool ready = (status & ~status_ & status_driver_ok) != 0;
+  if (status == 0)
+    reset();
+  else
+    status_ = status;
+  if (ready && driver_ready_)
+    driver_ready_(msix_.enabled());
 }
 
 std::uint64_t VirtioPci::common_read(std::uint64_t offset) const {
@@ -117,8 +141,9 @@ std::uint64_t VirtioPci::common_read(std::uint64_t offset) const {
   case driver_feature:
     return driver_feature_select_ < 2 ? driver_features_ >> 32 * driver_feature_select_ & 0xffffffff : 0;
   case config_vector:
+    return config_vector_;
   case queue_vector:
-    return 0xffff; // no MSI-X
+    return queue.vector;
   case num_queues:
     return queues_.size();
   case device_status:
@@ -163,10 +188,10 @@ void VirtioPci::common_write(std::uint64_t offset, unsigned size, std::uint64_t 
       set_half(driver_features_, driver_feature_select_ == 1, value);
     return;
   case device_status:
-    if ((value & 0xff) == 0)
-      reset();
-    else
-      status_ = static_cast<std::uint8_t>(value);
+    set_status(static_cast<std::uint8_t>(value));
+    return;
+  case config_vector:
+    config_vector_ = value < msix_.vectors() ? static_cast<std::uint16_t>(value) : MsiX::no_vector;
     return;
   case queue_select:
     queue_select_ = static_cast<std::uint16_t>(value);
@@ -178,6 +203,9 @@ void VirtioPci::common_write(std::uint64_t offset, unsigned size, std::uint64_t 
     return;
   Virtqueue& queue = queues_[queue_select_];
   switch (offset) {
+  case queue_vector: // one that is not there reads back as none (section 4.1.5.1.2)
+    queue.vector = value < msix_.vectors() ? static_cast<std::uint16_t>(value) : MsiX::no_vector;
+    break;
   case queue_size:
     if (value > 0 && value <= Virtqueue::max_size && std::has_single_bit(value))
       queue.size = static_cast<std::uint16_t>(value);
@@ -216,6 +244,8 @@ std::uint64_t VirtioPci::read(std::uint64_t offset, unsigned size) {
     interrupt(false);
     return isr;
   }
+  if (offset >= table_at)
+    return offset < pending_at ? msix_.table_read(offset - table_at, size) : msix_.pending_read(offset - pending_at);
   std::uint64_t value = 0;
   const ByteSpan config = device_.config();
   if (offset >= config_at && offset < notify_at)
@@ -227,7 +257,9 @@ std::uint64_t VirtioPci::read(std::uint64_t offset, unsigned size) {
 void VirtioPci::write(std::uint64_t offset, unsigned size, std::uint64_t value) {
   if (offset < isr_at)
     common_write(offset, size, value);
-  else if (offset >= notify_at)
+  else if (offset >= table_at && offset < pending_at)
+    msix_.table_write(offset - table_at, size, value);
+  else if (offset >= notify_at && offset < table_at)
     notify((offset - notify_at) / 4);
 }
 
@@ -243,8 +275,12 @@ void VirtioPci::notify(std::size_t number) {
   if (queue.broken()) {
     status_ |= status_needs_reset;
   } else if (used && queue.wants_interrupt(memory_)) {
-    isr_ |= isr_queue;
-    interrupt(true);
+    if (msix_.enabled()) {
+      msix_.signal(queue.vector);
+    } else {
+      isr_ |= isr_queue;
+      interrupt(true);
+    }
   }
 }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// A virtio device on PCI (virtio 1.2, section 4.1), modern only: one memory BAR of 16 KiB with the common
-// configuration, the ISR, the device's own configuration and the doorbells. Interrupts by INTx.
+// A virtio device on PCI (virtio 1.2, section 4.1), modern only: one memory BAR of 32 KiB with the common
+// configuration, the ISR, the device's own configuration, the doorbells and the MSI-X table. Interrupts by INTx until
+// the driver enables MSI-X.
 #pragma once
 
+#include "kvmboot/vmm/msix.h"
 #include "kvmboot/vmm/pci.h"
 #include "kvmboot/vmm/virtqueue.h"
 
@@ -23,15 +25,19 @@ class VirtioDevice {
 
 class VirtioPci final : public PciFunction, public Device {
  public:
-  VirtioPci(VirtioDevice& device, const GuestMemory& memory, Bus& mmio, IrqLine irq);
+  VirtioPci(VirtioDevice& device, const GuestMemory& memory, Bus& mmio, IrqLine irq, MsiLine msi);
+  /// Called each time a driver declares itself ready: with MSI-X, only a kernel's driver does.
+  void on_driver_ready(std::function<void(bool msix)> observer) { driver_ready_ = std::move(observer); }
 
   void config_write(unsigned offset, unsigned size, std::uint32_t value) override;
   std::uint64_t read(std::uint64_t offset, unsigned size) override;
   void write(std::uint64_t offset, unsigned size, std::uint64_t value) override;
 
  private:
+  void add_capabilities();
   void map();
   void reset();
+  void set_status(std::uint8_t status);
   std::uint64_t common_read(std::uint64_t offset) const;
   void common_write(std::uint64_t offset, unsigned size, std::uint64_t value);
   void notify(std::size_t queue);
@@ -44,7 +50,10 @@ class VirtioPci final : public PciFunction, public Device {
   std::vector<Virtqueue> queues_;
   std::uint64_t mapped_at_ = 0, driver_features_ = 0;
   std::uint32_t device_feature_select_ = 0, driver_feature_select_ = 0;
-  std::uint16_t queue_select_ = 0;
+  MsiX msix_;
+  std::function<void(bool)> driver_ready_;
+  unsigned msix_at_ = 0; ///< where its capability lies in configuration space
+  std::uint16_t queue_select_ = 0, config_vector_ = MsiX::no_vector;
   std::uint8_t status_ = 0, isr_ = 0;
 };
 

@@ -22,6 +22,7 @@ class Virtqueue {
 
   std::uint16_t size = max_size; ///< a power of two, at most max_size
   std::uint64_t descriptors = 0, available = 0, used = 0;
+  std::uint16_t vector = 0xffff; ///< its MSI-X message; 0xffff: none
   bool enabled = false;
 
   /// The next request, or nothing when there is none or the queue is broken.

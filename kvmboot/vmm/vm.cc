@@ -47,11 +47,35 @@ void give_cpuid(int kvm, int vcpu, unsigned number) {
 
 } // namespace
 
-Vm::Vm(const std::filesystem::path& device) : kvm_(::open(device.c_str(), O_RDWR | O_CLOEXEC)) {
-  if (!kvm_)
+UniqueFd open_kvm(const std::filesystem::path& device) {
+  UniqueFd kvm(::open(device.c_str(), O_RDWR | O_CLOEXEC));
+  if (!kvm)
     throw Error("ENGINE_UNAVAILABLE", "the built-in engine needs " + device.string(), std::strerror(errno),
                 "use --engine qemu");
-  vm_ = UniqueFd(call(kvm_.get(), KVM_CREATE_VM, "KVM_CREATE_VM", 0));
+  return kvm;
+}
+
+std::vector<unsigned long> kvm_requests() {
+  return {KVM_CREATE_VM,
+          KVM_SET_IDENTITY_MAP_ADDR,
+          KVM_SET_TSS_ADDR,
+          KVM_CREATE_IRQCHIP,
+          KVM_CREATE_PIT2,
+          KVM_SET_USER_MEMORY_REGION,
+          KVM_IRQ_LINE,
+          KVM_SIGNAL_MSI,
+          KVM_GET_VCPU_MMAP_SIZE,
+          KVM_CREATE_VCPU,
+          KVM_RUN,
+          KVM_GET_REGS,
+          KVM_SET_REGS,
+          KVM_GET_SREGS,
+          KVM_SET_SREGS,
+          KvmCpuid::get_request,
+          KvmCpuid::set_request};
+}
+
+Vm::Vm(int kvm) : kvm_(kvm), vm_(call(kvm, KVM_CREATE_VM, "KVM_CREATE_VM", 0)) {
   std::uint64_t identity_map = identity_map_at;
   call(vm_.get(), KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", &identity_map);
   call(vm_.get(), KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", tss_at);
@@ -61,13 +85,22 @@ Vm::Vm(const std::filesystem::path& device) : kvm_(::open(device.c_str(), O_RDWR
   call(vm_.get(), KVM_CREATE_PIT2, "KVM_CREATE_PIT2", &pit);
 }
 
-void Vm::map(std::uint64_t address, std::span<const std::byte> memory, bool read_only) {
+unsigned Vm::map(std::uint64_t address, std::span<const std::byte> memory, bool read_only) {
   kvm_userspace_memory_region region{};
-  region.slot = slots_++;
+  region.slot = static_cast<std::uint32_t>(slots_.size());
   region.flags = read_only ? KVM_MEM_READONLY : 0;
   region.guest_phys_addr = address;
   region.memory_size = memory.size();
   region.userspace_addr = reinterpret_cast<std::uintptr_t>(memory.data());
+  slots_.push_back(region);
+  show(region.slot, true);
+  return region.slot;
+}
+
+void Vm::show(unsigned slot, bool visible) {
+  kvm_userspace_memory_region region = slots_.at(slot);
+  if (!visible)
+    region.memory_size = 0;
   call(vm_.get(), KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", &region);
 }
 
@@ -76,6 +109,14 @@ void Vm::set_irq(unsigned irq, bool level) const {
   line.irq = irq;
   line.level = level ? 1 : 0;
   ::ioctl(vm_.get(), KVM_IRQ_LINE, &line);
+}
+
+void Vm::send_msi(std::uint64_t address, std::uint32_t data) const {
+  kvm_msi message{};
+  message.address_lo = static_cast<std::uint32_t>(address);
+  message.address_hi = static_cast<std::uint32_t>(address >> 32);
+  message.data = data;
+  ::ioctl(vm_.get(), KVM_SIGNAL_MSI, &message);
 }
 
 Vcpu::Vcpu(const Vm& vm, unsigned number) {
@@ -120,7 +161,7 @@ Vcpu::End Vcpu::run(Bus& ports, Bus& mmio, std::mutex& devices) {
     case KVM_EXIT_SHUTDOWN:
       return End::reset;
     case KVM_EXIT_INTERNAL_ERROR:
-      failure_ = fmt::format("KVM can't run the guest's code (internal error {})", run_->internal.suberror);
+      failure_ = internal_error();
       return End::failed;
     default:
       failure_ = fmt::format("KVM stopped the processor (exit reason {})", run_->exit_reason);
@@ -128,6 +169,20 @@ Vcpu::End Vcpu::run(Bus& ports, Bus& mmio, std::mutex& devices) {
     }
   }
   return End::stopped;
+}
+
+/// "… can't emulate BYTES at ADDRESS": a limit of the host's KVM, no fault of the guest.
+std::string Vcpu::internal_error() const {
+  const auto& failure = run_->emulation_failure;
+  kvm_regs regs{};
+  ::ioctl(vcpu_.get(), KVM_GET_REGS, &regs);
+  if (failure.suberror != KVM_INTERNAL_ERROR_EMULATION || failure.ndata < 3 ||
+      (failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) == 0)
+    return fmt::format("the host's KVM can't run the guest's code at {:#x} (internal error {})", regs.rip,
+                       failure.suberror);
+  const std::size_t size = std::min<std::size_t>(failure.insn_size, sizeof failure.insn_bytes);
+  return fmt::format("the host's KVM can't emulate {:02x} at {:#x}",
+                     fmt::join(failure.insn_bytes, failure.insn_bytes + size, " "), regs.rip);
 }
 
 void Vcpu::ask_to_stop() {

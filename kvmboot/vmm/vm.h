@@ -8,28 +8,37 @@
 #include "kvmboot/vmm/guest_memory.h"
 
 #include <atomic>
+#include <linux/kvm.h>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
-struct kvm_run;
-
 namespace kvmport::vmm {
+
+/// Opens the host's KVM. Error ENGINE_UNAVAILABLE.
+UniqueFd open_kvm(const std::filesystem::path& device = "/dev/kvm");
+/// Every ioctl that this file makes.
+std::vector<unsigned long> kvm_requests();
 
 /// The machine with its interrupt controllers and timer, which the kernel runs. Errors: ENGINE_FAILED.
 class Vm {
  public:
-  explicit Vm(const std::filesystem::path& device = "/dev/kvm");
-  /// Shows memory to the guest at this address; it must outlive the Vm.
-  void map(std::uint64_t address, std::span<const std::byte> memory, bool read_only);
+  /// `kvm` is borrowed.
+  explicit Vm(int kvm);
+  /// Shows memory to the guest at this address; it must outlive the Vm. Returns the number of its slot.
+  unsigned map(std::uint64_t address, std::span<const std::byte> memory, bool read_only);
+  /// Shows or hides what was mapped; hidden, accesses go to the bus.
+  void show(unsigned slot, bool visible);
   void set_irq(unsigned irq, bool level) const;
+  void send_msi(std::uint64_t address, std::uint32_t data) const;
   int fd() const { return vm_.get(); }
-  int kvm() const { return kvm_.get(); }
+  int kvm() const { return kvm_; }
 
  private:
-  UniqueFd kvm_, vm_;
-  unsigned slots_ = 0;
+  int kvm_;
+  UniqueFd vm_;
+  std::vector<kvm_userspace_memory_region> slots_;
 };
 
 /// One processor, from its reset state on.
@@ -54,6 +63,7 @@ class Vcpu {
  private:
   void port_access(Bus& ports, std::mutex& devices);
   void memory_access(Bus& mmio, std::mutex& devices);
+  std::string internal_error() const;
 
   UniqueFd vcpu_;
   kvm_run* run_ = nullptr;

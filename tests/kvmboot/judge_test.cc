@@ -16,7 +16,7 @@ using testing::HasSubstr;
 using Kind = Evidence::Kind;
 using End = EngineOutcome::End;
 
-constexpr std::array<std::string_view, 8> kind_names{"serial", "firmware", "screen", "disk_write",
+constexpr std::array<std::string_view, 9> kind_names{"serial", "firmware", "screen", "disk_write", "disk",
                                                      "reset",  "shutdown", "fault",  "tick"};
 
 /// The evidence of a boot that was recorded: one JSON object a line.
@@ -294,7 +294,7 @@ TEST(Judge, TerminalFailureEndsTheRunOnlyWhenItIsStable) {
 
 TEST(Judge, SilenceIsAHangUnlessTheDisksAreUsed) {
   for (const bool busy : {false, true}) {
-    Judge judge(Milestone::login, std::chrono::seconds(30));
+    Judge judge(Milestone::login, [] { return std::chrono::seconds(30); });
     judge.feed({Kind::serial, milliseconds(0), kernel_line});
     bool more = true;
     for (int second = 1; second < 60 && more; second++)

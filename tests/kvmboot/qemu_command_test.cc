@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/file.h"
 #include "kvmboot/qemu_command.h"
+#include "kvmboot/uefi_images.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

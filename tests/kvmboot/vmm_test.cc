@@ -141,7 +141,10 @@ class Blk : public testing::Test {
   test::MemoryDisk disk_{Bytes(4096, std::byte{'d'}), 1U << 20};
   Overlay overlay_{disk_, temp_.path(), 1U << 24};
   std::vector<Range> writes_;
-  VirtioBlk blk_{overlay_, 512, "serial-1", [this](Range range) { writes_.push_back(range); }};
+  VirtioBlk blk_{overlay_, 512, "serial-1", [this](Range range, bool write) {
+                   if (write)
+                     writes_.push_back(range);
+                 }};
   GuestMemory memory_{memory_size};
   Virtqueue queue_;
   std::uint16_t offered_ = 0;
@@ -225,7 +228,9 @@ TEST_F(Blk, TransportServesADriver) {
   Bus mmio;
   bool level = false, reset = false;
   PciHost pci([&] { reset = true; });
-  pci.add(2, 0, std::make_unique<VirtioPci>(blk_, memory_, mmio, [&](bool on) { level = on; }));
+  pci.add(2, 0,
+          std::make_unique<VirtioPci>(
+              blk_, memory_, mmio, [&](bool on) { level = on; }, [](std::uint64_t, std::uint32_t) {}));
   const auto config = [&](unsigned offset, std::uint32_t value) {
     pci.write(0, 4, 0x80000000U | 2U << 11 | offset);
     pci.write(4, 4, value);
@@ -236,7 +241,7 @@ TEST_F(Blk, TransportServesADriver) {
   };
   EXPECT_EQ(config_read(0), 0x10421af4U);
   config(0x10, 0xffffffff);
-  EXPECT_EQ(config_read(0x10), 0xffffc000U) << "16 KiB";
+  EXPECT_EQ(config_read(0x10), 0xffff8000U) << "32 KiB";
   constexpr std::uint64_t bar = 0xe0000000;
   config(0x10, bar);
   EXPECT_EQ(mmio.read(bar + 0x12, 2), ~std::uint64_t{0}) << "memory is not enabled";
