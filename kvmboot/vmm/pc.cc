@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "kvmboot/uefi_images.h"
+#include "kvmboot/vmm/acpi.h"
 
 #include <algorithm>
 #include <cstring>
@@ -19,7 +20,7 @@ constexpr std::uint64_t kvm_pages_at = 0xfeffc000, kvm_pages = 0x4000; // see Vm
 constexpr unsigned uart_irq = 4, first_disk_slot = 2, max_disks = 29;
 constexpr std::size_t max_told = 64;
 // fw_cfg items (seabios src/fw/paravirt.h)
-constexpr std::uint16_t cfg_cpus = 0x05, cfg_boot_menu = 0x0e, cfg_max_cpus = 0x0f;
+constexpr std::uint16_t cfg_cpus = 0x05, cfg_boot_menu = 0x0e, cfg_max_cpus = 0x0f, cfg_irq0_override = 0x8002;
 
 // Debian and Ubuntu; Fedora, RHEL, Arch and openSUSE keep them with QEMU.
 constexpr const char* firmware_directories[] = {"/usr/share/seabios", "/usr/share/qemu"};
@@ -169,6 +170,11 @@ void Pc::add_configuration(const BootSpec& spec, const FirmwareImages& images) {
   fw_cfg_.add(cfg_cpus, number16(static_cast<std::uint16_t>(std::max(1U, spec.cpus))));
   fw_cfg_.add(cfg_max_cpus, number16(static_cast<std::uint16_t>(std::max(1U, spec.cpus))));
   fw_cfg_.add(cfg_boot_menu, number16(0));
+  fw_cfg_.add(cfg_irq0_override, Bytes(1, std::byte{1})); // see Vm's routing
+  AcpiTables acpi = make_acpi({std::max(1U, spec.cpus), memory_.size()});
+  fw_cfg_.add_file(acpi_tables_file, std::move(acpi.tables));
+  fw_cfg_.add_file(acpi_rsdp_file, std::move(acpi.rsdp));
+  fw_cfg_.add_file("etc/table-loader", std::move(acpi.loader));
   fw_cfg_.add_file("etc/e820", e820({{0, memory_.size(), 1}, {kvm_pages_at, kvm_pages, 2}}));
   fw_cfg_.add_file("vgaroms/vgabios.bin", images.vga);
   std::string order;

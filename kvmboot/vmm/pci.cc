@@ -117,11 +117,12 @@ void PowerManagement::write(std::uint64_t offset, unsigned size, std::uint64_t v
   if (offset == status) // bits are cleared by writing ones; none is ever set
     return;
   if (offset == control && size >= 2 && (value & sleep_enable) != 0 && (value & sleep_type) == 0) {
-    power_off_(); // SLP_TYP 0 is S5 in SeaBIOS's DSDT
+    power_off_(); // SLP_TYP 0 is S5 in acpi.cc
     return;
   }
   for (unsigned i = 0; i < size && offset + i < bytes_.size(); i++)
     bytes_[offset + i] = static_cast<std::uint8_t>(value >> 8 * i);
+  bytes_[control] |= 1; // SCI_EN stays: the FADT tells no way out of ACPI mode
 }
 
 } // namespace kvmport::vmm

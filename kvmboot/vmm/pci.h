@@ -59,7 +59,7 @@ class PowerManagement final : public Device {
 
  private:
   std::function<void()> power_off_;
-  std::array<std::uint8_t, 64> bytes_{};
+  std::array<std::uint8_t, 64> bytes_{0, 0, 0, 0, 1}; ///< SCI_EN: always in ACPI mode
 };
 
 } // namespace kvmport::vmm

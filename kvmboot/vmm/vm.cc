@@ -18,6 +18,7 @@ namespace kvmport::vmm {
 namespace {
 
 constexpr std::uint64_t identity_map_at = 0xfeffc000, tss_at = 0xfeffd000;
+constexpr unsigned long set_gsi_routing = _IOW(KVMIO, 0x6a, std::uint64_t);
 constexpr int wake_signal = SIGUSR1;
 
 template <typename... Argument> int call(int fd, unsigned long request, const char* name, Argument... argument) {
@@ -43,6 +44,29 @@ void give_cpuid(int kvm, int vcpu, unsigned number) {
   }
   if (!table.set(vcpu))
     throw Error("ENGINE_FAILED", "KVM refuses KVM_SET_CPUID2", std::strerror(errno));
+}
+
+/// Interrupt N is pin N of the 8259s and of the IOAPIC, as KVM has it by itself; but the timer is pin 2 of the IOAPIC,
+/// as on every PC and in the MADT, where KVM has pin 0.
+void route_interrupts(int vm) {
+  struct { // kvm_irq_routing, which has another size in C++ than in C, see kvm_cpuid.h
+    std::uint32_t nr = 0, flags = 0;
+    kvm_irq_routing_entry entries[15 + 23] = {};
+  } table;
+  const auto add = [&](unsigned irq, unsigned chip, unsigned pin) {
+    kvm_irq_routing_entry& entry = table.entries[table.nr++];
+    entry.gsi = irq;
+    entry.type = KVM_IRQ_ROUTING_IRQCHIP;
+    entry.u.irqchip = {chip, pin};
+  };
+  for (unsigned irq = 0; irq < 24; irq++) {
+    if (irq == 2) // the second 8259
+      continue;
+    if (irq < 16)
+      add(irq, irq < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, irq % 8);
+    add(irq, KVM_IRQCHIP_IOAPIC, irq == 0 ? 2 : irq);
+  }
+  call(vm, set_gsi_routing, "KVM_SET_GSI_ROUTING", &table);
 }
 
 } // namespace
@@ -72,7 +96,8 @@ std::vector<unsigned long> kvm_requests() {
           KVM_GET_SREGS,
           KVM_SET_SREGS,
           KvmCpuid::get_request,
-          KvmCpuid::set_request};
+          KvmCpuid::set_request,
+          set_gsi_routing};
 }
 
 Vm::Vm(int kvm) : kvm_(kvm), vm_(call(kvm, KVM_CREATE_VM, "KVM_CREATE_VM", 0)) {
@@ -80,6 +105,7 @@ Vm::Vm(int kvm) : kvm_(kvm), vm_(call(kvm, KVM_CREATE_VM, "KVM_CREATE_VM", 0)) {
   call(vm_.get(), KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", &identity_map);
   call(vm_.get(), KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", tss_at);
   call(vm_.get(), KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP", 0);
+  route_interrupts(vm_.get());
   kvm_pit_config pit{};
   pit.flags = KVM_PIT_SPEAKER_DUMMY;
   call(vm_.get(), KVM_CREATE_PIT2, "KVM_CREATE_PIT2", &pit);
