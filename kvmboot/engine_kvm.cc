@@ -2,6 +2,7 @@
 #include "kvmboot/engine_kvm.h"
 
 #include "base/error.h"
+#include "kvmboot/hub.h"
 #include "kvmboot/qemu_console.h"
 #include "kvmboot/vmm/pc.h"
 
@@ -26,7 +27,13 @@ milliseconds own_cpu_time() {
 /// The boots of one machine, resets included, until a verdict or an end.
 class Run {
  public:
-  Run(const BootSpec& spec, const EvidenceSink& sink) : spec_(spec), sink_(sink), answerer_(spec.answers) {}
+  Run(const BootSpec& spec, const EvidenceSink& sink) : spec_(spec), sink_(sink), answerer_(spec.answers) {
+    for (const BootNic& nic : spec.nics) {
+      if (!nic.hub.empty())
+        ports_.push_back(std::make_unique<HubPort>(nic.hub));
+      cables_.push_back(nic.hub.empty() ? -1 : ports_.back()->fd());
+    }
+  }
 
   EngineOutcome go(milliseconds timeout, const StopToken& stop) {
     const milliseconds cpu = own_cpu_time();
@@ -35,7 +42,7 @@ class Run {
       const vmm::BiosImages images = vmm::read_bios_images();
       std::optional<End> end;
       while (!end) {
-        vmm::Pc pc(spec_, images);
+        vmm::Pc pc(spec_, images, cables_);
         pc.start();
         end = watch(pc, timeout, stop);
         if (end == End::engine_failed)
@@ -119,6 +126,8 @@ class Run {
   const BootSpec& spec_;
   const EvidenceSink& sink_;
   Answerer answerer_;
+  std::vector<std::unique_ptr<HubPort>> ports_;
+  std::vector<int> cables_; ///< one for each network card; -1: none is plugged in
   Clock::time_point began_ = Clock::now();
   milliseconds last_tick_{};
   std::uint64_t disk_bytes_ = 0;

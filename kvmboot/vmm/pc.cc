@@ -15,7 +15,8 @@ namespace {
 
 constexpr std::uint64_t gib = 1ULL << 30, max_memory = 3 * gib, shadow_at = 0xc0000, mib = 1U << 20;
 constexpr std::uint64_t kvm_pages_at = 0xfeffc000, kvm_pages = 0x4000; // see Vm: identity map and TSS
-constexpr unsigned uart_irq = 4, first_disk_slot = 2, max_disks = 29;
+constexpr unsigned uart_irq = 4, first_disk_slot = 2, max_cards = 29;
+constexpr std::chrono::milliseconds listen_round{50};
 constexpr std::size_t max_writes_told = 64;
 // fw_cfg items (seabios src/fw/paravirt.h)
 constexpr std::uint16_t cfg_cpus = 0x05, cfg_boot_menu = 0x0e, cfg_max_cpus = 0x0f;
@@ -74,6 +75,14 @@ struct Pc::Disk {
       : blk(overlay, sector, std::move(serial), std::move(on_write)) {}
 };
 
+struct Pc::Nic {
+  VirtioNet net;
+  int cable;
+  VirtioPci* pci = nullptr; ///< owned by the bus
+  unsigned raises = 0;      ///< the interrupt that it raises now; 0: none
+  Nic(const std::string& mac, int socket) : net(mac, socket), cable(socket) {}
+};
+
 BiosImages read_bios_images() {
   BiosImages images{read_firmware({"bios-256k.bin", "bios.bin"}), read_firmware({"vgabios-isavga.bin", "vgabios.bin"})};
   if (images.bios.size() != 256U << 10 && images.bios.size() != 128U << 10)
@@ -81,7 +90,7 @@ BiosImages read_bios_images() {
   return images;
 }
 
-Pc::Pc(const BootSpec& spec, const BiosImages& images)
+Pc::Pc(const BootSpec& spec, const BiosImages& images, const std::vector<int>& cables)
     : memory_(ram_of(spec)), bios_(images.bios.size()), fw_cfg_(memory_),
       cmos_(memory_.size(), std::max(1U, spec.cpus)), i8042_([this] { stop(End::reset); }),
       fast_reset_([this] { stop(End::reset); }), uart_([this](bool level) { vm_.set_irq(uart_irq, level); }),
@@ -92,6 +101,7 @@ Pc::Pc(const BootSpec& spec, const BiosImages& images)
   add_firmware(spec, images);
   add_boards();
   add_disks(spec);
+  add_nics(spec, cables);
   for (unsigned i = 0; i < std::max(1U, spec.cpus); i++)
     vcpus_.push_back(std::make_unique<Vcpu>(vm_, i));
 }
@@ -138,8 +148,8 @@ void Pc::add_boards() {
 }
 
 void Pc::add_disks(const BootSpec& spec) {
-  if (spec.disks.size() > max_disks)
-    throw Error("BOOT_UNSUPPORTED", fmt::format("the built-in engine takes {} disks", max_disks));
+  if (spec.disks.size() + spec.nics.size() > max_cards)
+    throw Error("BOOT_UNSUPPORTED", fmt::format("the built-in engine takes {} disks and network cards", max_cards));
   for (std::size_t i = 0; i < spec.disks.size(); i++) {
     const BootDisk& disk = spec.disks[i];
     if (disk.bus != DiskBus::virtio_blk)
@@ -153,6 +163,32 @@ void Pc::add_disks(const BootSpec& spec) {
     pci_.add(slot, 0,
              std::make_unique<VirtioPci>(disks_.back()->blk, memory_, mmio_,
                                          [this, slot, &raises](bool level) { share_irq(slot, raises, level); }));
+  }
+}
+
+void Pc::add_nics(const BootSpec& spec, const std::vector<int>& cables) {
+  for (std::size_t i = 0; i < spec.nics.size(); i++) {
+    if (spec.nics[i].model != "virtio")
+      throw Error("BOOT_UNSUPPORTED", "the built-in engine has virtio network cards only", {}, "use --engine qemu");
+    Nic& nic = *nics_.emplace_back(std::make_unique<Nic>(spec.nics[i].mac, cables.at(i)));
+    const auto slot = static_cast<unsigned>(first_disk_slot + disks_.size() + i);
+    auto pci = std::make_unique<VirtioPci>(nic.net, memory_, mmio_,
+                                           [this, slot, &nic](bool level) { share_irq(slot, nic.raises, level); });
+    nic.pci = pci.get();
+    pci_.add(slot, 0, std::move(pci));
+  }
+}
+
+/// Hands the guest the frames that come, until the machine's end.
+void Pc::listen(std::vector<pollfd> cables) {
+  while (!wait(std::chrono::milliseconds(0))) {
+    if (::poll(cables.data(), cables.size(), static_cast<int>(listen_round.count())) <= 0)
+      continue;
+    const std::lock_guard lock(devices_);
+    for (const auto& nic : nics_) {
+      nic->net.take_frames();
+      nic->pci->serve(VirtioNet::receive_queue);
+    }
   }
 }
 
@@ -181,6 +217,12 @@ void Pc::start() {
       if (end != Vcpu::End::stopped)
         stop(end == Vcpu::End::reset ? End::reset : End::failed);
     });
+  std::vector<pollfd> cables;
+  for (const auto& nic : nics_)
+    if (nic->cable >= 0)
+      cables.push_back({nic->cable, POLLIN, 0});
+  if (!cables.empty())
+    threads_.emplace_back([this, cables] { listen(cables); });
 }
 
 void Pc::stop(End end) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A PC put together: memory, SeaBIOS, board, serial port, text card and virtio disks on a Vm.
+// A PC put together: memory, SeaBIOS, board, serial port, text card, virtio disks and network cards on a Vm.
 #pragma once
 
 #include "kvmboot/engine.h"
@@ -8,10 +8,12 @@
 #include "kvmboot/vmm/pci.h"
 #include "kvmboot/vmm/uart16550.h"
 #include "kvmboot/vmm/virtio_blk.h"
+#include "kvmboot/vmm/virtio_net.h"
 #include "kvmboot/vmm/vm.h"
 
 #include <condition_variable>
 #include <memory>
+#include <poll.h>
 
 namespace kvmport::vmm {
 
@@ -34,8 +36,9 @@ class Pc {
     std::string disk_failure;
   };
 
-  /// Only BIOS machines with virtio disks (Error BOOT_UNSUPPORTED). Of more memory than 3 GiB, 3 GiB are given.
-  Pc(const BootSpec& spec, const BiosImages& images);
+  /// Only BIOS machines with virtio disks and network cards (Error BOOT_UNSUPPORTED). Of more memory than 3 GiB, 3 GiB
+  /// are given. `cables`: one for each network card, see VirtioNet.
+  Pc(const BootSpec& spec, const BiosImages& images, const std::vector<int>& cables);
   ~Pc();
 
   void start();
@@ -49,9 +52,12 @@ class Pc {
 
  private:
   struct Disk;
+  struct Nic;
   void add_boards();
   void add_firmware(const BootSpec& spec, const BiosImages& images);
   void add_disks(const BootSpec& spec);
+  void add_nics(const BootSpec& spec, const std::vector<int>& cables);
+  void listen(std::vector<pollfd> cables);
   void stop(End end);
   /// Raises or lowers the interrupt of a slot, which several devices may share; `raises` is what this one raises.
   void share_irq(unsigned slot, unsigned& raises, bool level);
@@ -70,6 +76,7 @@ class Pc {
   PciHost pci_;
   PowerManagement power_;
   std::vector<std::unique_ptr<Disk>> disks_;
+  std::vector<std::unique_ptr<Nic>> nics_;
   std::array<unsigned, 16> raised_{}; ///< how many devices raise each interrupt
   std::vector<std::string> writes_;
 
