@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Running a machine to see how far it boots. An engine runs a BootSpec and tells what it sees as evidence; it judges
-// nothing. Disks are overlays: what the guest writes vanishes with them. There is no network.
+// nothing. Disks are overlays: what the guest writes vanishes with them. There is no network but a private hub's.
 #pragma once
 
 #include "base/events.h"
@@ -29,8 +29,9 @@ struct BootDisk {
 };
 
 struct BootNic {
-  std::string mac;              ///< "52:54:00:…"; no cable is plugged in
+  std::string mac;              ///< "52:54:00:…"
   std::string model = "virtio"; ///< "virtio", "e1000e", "e1000"
+  std::filesystem::path hub{};  ///< directory of the hub that its cable leads to; empty: no cable is plugged in
 };
 
 /// Text typed on the serial console each time `pattern` (ECMAScript regex) shows up there, at most `times`.

@@ -5,6 +5,7 @@
 #include "kvmboot/engine_kvm.h"
 
 #include "base/sandbox.h"
+#include "kvmboot/hub.h"
 #include "kvmboot/judge.h"
 #include "kvmboot/qemu_console.h"
 #include "kvmboot/screenshot.h"
@@ -143,16 +144,23 @@ class Run {
  public:
   Run(const BootSpec& spec, const std::function<double()>& time_scale, const EvidenceSink& sink)
       : spec_(spec), time_scale_(time_scale), sink_(sink), kvm_(vmm::open_kvm()),
-        images_(vmm::read_firmware_images(spec)) {}
+        images_(vmm::read_firmware_images(spec)) {
+    for (const BootNic& nic : spec.nics) {
+      if (!nic.hub.empty())
+        ports_.push_back(std::make_unique<HubPort>(nic.hub));
+      cables_.push_back(nic.hub.empty() ? -1 : ports_.back()->fd());
+    }
+  }
 
   EngineOutcome go(const StopToken& stop) {
-    const vmm::Supplies supplies{images_, kvm_.get(), video_.fd(), [](std::size_t, Range, bool) {}};
+    const vmm::Supplies supplies{images_, kvm_.get(), video_.fd(), cables_, [](std::size_t, Range, bool) {}};
     ForkedChild child([&](int socket) {
       SandboxLimits limits;
       limits.cpu = cpu_limit();
       limits.ioctls = vmm::kvm_requests();
       limits.threads = true;
-      limits.keep = {socket, kvm_.get(), video_.fd()};
+      limits.keep = cables_;
+      limits.keep.insert(limits.keep.end(), {socket, kvm_.get(), video_.fd()});
       enter_sandbox(limits);
       return MachineProcess(spec_, supplies, socket).run();
     });
@@ -242,6 +250,8 @@ class Run {
   UniqueFd kvm_;
   vmm::FirmwareImages images_;
   vmm::VideoMemory video_;
+  std::vector<std::unique_ptr<HubPort>> ports_;
+  std::vector<int> cables_; ///< one for each network card; -1: none is plugged in
   Clock::time_point began_ = Clock::now();
   std::string screen_;
   unsigned screen_start_ = 0;

@@ -3,6 +3,7 @@
 
 #include "base/process.h"
 #include "formats/nbd_server.h"
+#include "kvmboot/hub.h"
 #include "kvmboot/qemu_command.h"
 #include "kvmboot/qemu_console.h"
 #include "kvmboot/qmp.h"
@@ -115,6 +116,7 @@ class Run {
   TempDir temp_;
   WriteNotes writes_;
   std::vector<std::unique_ptr<NbdServer>> servers_;
+  std::vector<std::unique_ptr<HubPort>> ports_;
   ConsolePipe serial_{{}, Evidence::Kind::serial}, debug_{{}, Evidence::Kind::firmware};
   Answerer answerer_;
   UniqueFd stderr_;
@@ -147,11 +149,17 @@ void Run::start() {
   }
   SocketPair qmp, serial, debug;
   const auto argv = qemu_command(spec_, setup);
+  std::vector<std::pair<int, int>> inherited{{qmp.theirs.get(), setup.qmp_fd},
+                                             {serial.theirs.get(), setup.serial_fd},
+                                             {debug.theirs.get(), setup.debug_fd},
+                                             {stderr_.get(), 2}};
+  for (std::size_t n = 0; n < spec_.nics.size(); n++)
+    if (!spec_.nics[n].hub.empty()) {
+      ports_.push_back(std::make_unique<HubPort>(spec_.nics[n].hub));
+      inherited.emplace_back(ports_.back()->fd(), setup.first_nic_fd + static_cast<int>(n));
+    }
   began_ = Clock::now();
-  child_.emplace(argv, std::vector<std::pair<int, int>>{{qmp.theirs.get(), setup.qmp_fd},
-                                                        {serial.theirs.get(), setup.serial_fd},
-                                                        {debug.theirs.get(), setup.debug_fd},
-                                                        {stderr_.get(), 2}});
+  child_.emplace(argv, inherited);
   qmp_.emplace(std::move(qmp.ours));
   serial_.fd = std::move(serial.ours);
   debug_.fd = std::move(debug.ours);

@@ -120,10 +120,11 @@ void add_disks(Command& command, const BootSpec& spec, const QemuSetup& setup) {
   }
 }
 
-void add_nics(Command& command, const BootSpec& spec) {
+void add_nics(Command& command, const BootSpec& spec, const QemuSetup& setup) {
   static constexpr std::array<std::pair<std::string_view, const char*>, 3> models{
       {{"virtio", "virtio-net-pci"}, {"e1000e", "e1000e"}, {"e1000", "e1000"}}};
-  for (const BootNic& nic : spec.nics) {
+  for (std::size_t n = 0; n < spec.nics.size(); n++) {
+    const BootNic& nic = spec.nics[n];
     const auto* model = std::find_if(models.begin(), models.end(), [&](const auto& m) { return m.first == nic.model; });
     if (model == models.end())
       throw unsupported("unknown network card model " + nic.model);
@@ -132,6 +133,11 @@ void add_nics(Command& command, const BootSpec& spec) {
       device["mac"] = nic.mac;
     if (nic.model == "virtio")
       device["disable-legacy"] = "on";
+    if (!nic.hub.empty()) {
+      const std::string id = "nic" + std::to_string(n), fd = std::to_string(setup.first_nic_fd + static_cast<int>(n));
+      command.add("-netdev", json{{"type", "dgram"}, {"id", id}, {"local", {{"type", "fd"}, {"str", fd}}}});
+      device["netdev"] = id;
+    }
     command.add("-device", device);
   }
 }
@@ -172,7 +178,7 @@ std::vector<std::string> qemu_command(const BootSpec& spec, const QemuSetup& set
   command.add({"-object", "rng-random,id=rng,filename=/dev/urandom", "-device",
                "virtio-rng-pci,rng=rng,disable-legacy=on,max-bytes=65536,period=1000"});
   add_disks(command, spec, setup);
-  add_nics(command, spec);
+  add_nics(command, spec, setup);
   return command.take();
 }
 

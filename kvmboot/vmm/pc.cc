@@ -17,7 +17,8 @@ namespace {
 constexpr std::uint64_t gib = 1ULL << 30, max_memory = 3 * gib, shadow_end = 0x100000, mib = 1U << 20;
 constexpr std::size_t max_firmware = 8U << 20;
 constexpr std::uint64_t kvm_pages_at = 0xfeffc000, kvm_pages = 0x4000; // see Vm: identity map and TSS
-constexpr unsigned uart_irq = 4, first_disk_slot = 2, max_disks = 29;
+constexpr unsigned uart_irq = 4, first_card_slot = 2, max_cards = 29;
+constexpr std::chrono::milliseconds listen_round{50};
 constexpr std::size_t max_told = 64;
 // fw_cfg items (seabios src/fw/paravirt.h)
 constexpr std::uint16_t cfg_cpus = 0x05, cfg_boot_menu = 0x0e, cfg_max_cpus = 0x0f, cfg_irq0_override = 0x8002;
@@ -84,6 +85,14 @@ struct Pc::Disk {
       : blk(overlay, sector, std::move(serial), std::move(observer)) {}
 };
 
+struct Pc::Nic {
+  VirtioNet net;
+  int cable;
+  VirtioPci* pci = nullptr; ///< owned by the bus
+  unsigned raises = 0;      ///< the interrupt that it raises now; 0: none
+  Nic(const std::string& mac, int socket) : net(mac, socket), cable(socket) {}
+};
+
 FirmwareImages read_firmware_images(const BootSpec& spec) {
   FirmwareImages images;
   images.vga = read_firmware({"vgabios-isavga.bin", "vgabios.bin"});
@@ -107,11 +116,14 @@ FirmwareImages read_firmware_images(const BootSpec& spec) {
 std::string Pc::unsupported(const BootSpec& spec) {
   if (spec.firmware == Firmware::uefi && spec.secure_boot)
     return "the built-in engine has no secure boot";
-  if (spec.disks.size() > max_disks)
-    return fmt::format("the built-in engine takes {} disks", max_disks);
+  if (spec.disks.size() + spec.nics.size() > max_cards)
+    return fmt::format("the built-in engine takes {} disks and network cards", max_cards);
   for (const BootDisk& disk : spec.disks)
     if (disk.bus != DiskBus::virtio_blk)
       return "the built-in engine has virtio disks only";
+  for (const BootNic& nic : spec.nics)
+    if (nic.model != "virtio")
+      return "the built-in engine has virtio network cards only";
   return {};
 }
 
@@ -131,6 +143,7 @@ Pc::Pc(const BootSpec& spec, const Supplies& supplies)
   add_configuration(spec, supplies.images);
   add_boards();
   add_disks(spec, supplies);
+  add_nics(spec, supplies.cables);
   for (unsigned i = 0; i < std::max(1U, spec.cpus); i++)
     vcpus_.push_back(std::make_unique<Vcpu>(vm_, i));
 }
@@ -179,7 +192,7 @@ void Pc::add_configuration(const BootSpec& spec, const FirmwareImages& images) {
   fw_cfg_.add_file("vgaroms/vgabios.bin", images.vga);
   std::string order;
   for (std::size_t i = 0; i < spec.disks.size(); i++)
-    order += fmt::format("/pci@i0cf8/scsi@{:x}/disk@0,0\n", first_disk_slot + i);
+    order += fmt::format("/pci@i0cf8/scsi@{:x}/disk@0,0\n", first_card_slot + i);
   order += "HALT"; // and nothing else
   order += '\0';
   const auto text = as_bytes(order);
@@ -199,6 +212,15 @@ void Pc::add_boards() {
   ports_.add(0xcf8, 8, pci_);
 }
 
+VirtioPci& Pc::add_card(unsigned slot, VirtioDevice& device, unsigned& raises) {
+  auto function = std::make_unique<VirtioPci>(
+      device, memory_, mmio_, [this, slot, &raises](bool level) { share_irq(slot, raises, level); },
+      [this](std::uint64_t address, std::uint32_t data) { vm_.send_msi(address, data); });
+  VirtioPci& card = *function;
+  pci_.add(slot, 0, std::move(function));
+  return card;
+}
+
 void Pc::add_disks(const BootSpec& spec, const Supplies& supplies) {
   for (std::size_t i = 0; i < spec.disks.size(); i++) {
     const BootDisk& disk = spec.disks[i];
@@ -209,16 +231,32 @@ void Pc::add_disks(const BootSpec& spec, const Supplies& supplies) {
     };
     disks_.push_back(std::make_unique<Disk>(*disk.overlay, disk.logical_sector, disk.serial, used));
     Disk& made = *disks_.back();
-    const auto slot = static_cast<unsigned>(first_disk_slot + i);
-    auto function = std::make_unique<VirtioPci>(
-        made.blk, memory_, mmio_, [this, slot, &made](bool level) { share_irq(slot, made.raises, level); },
-        [this](std::uint64_t address, std::uint32_t data) { vm_.send_msi(address, data); });
     // The firmware's driver comes first, and knows no MSI-X; the next is a kernel's.
-    function->on_driver_ready([this, i, &made](bool msix) {
-      if ((++made.drivers > 1 || msix) && drivers_.size() < max_told)
-        drivers_.push_back(fmt::format("a kernel's driver took over disk {}{}", i, msix ? " with MSI-X" : ""));
-    });
-    pci_.add(slot, 0, std::move(function));
+    add_card(static_cast<unsigned>(first_card_slot + i), made.blk, made.raises)
+        .on_driver_ready([this, i, &made](bool msix) {
+          if ((++made.drivers > 1 || msix) && drivers_.size() < max_told)
+            drivers_.push_back(fmt::format("a kernel's driver took over disk {}{}", i, msix ? " with MSI-X" : ""));
+        });
+  }
+}
+
+void Pc::add_nics(const BootSpec& spec, const std::vector<int>& cables) {
+  for (std::size_t i = 0; i < spec.nics.size(); i++) {
+    Nic& nic = *nics_.emplace_back(std::make_unique<Nic>(spec.nics[i].mac, cables.at(i)));
+    nic.pci = &add_card(static_cast<unsigned>(first_card_slot + disks_.size() + i), nic.net, nic.raises);
+  }
+}
+
+/// Hands the guest the frames that come, until the machine's end.
+void Pc::listen(std::vector<pollfd> cables) {
+  while (!wait(std::chrono::milliseconds(0))) {
+    if (::poll(cables.data(), cables.size(), static_cast<int>(listen_round.count())) <= 0)
+      continue;
+    const std::lock_guard lock(devices_);
+    for (const auto& nic : nics_) {
+      nic->net.take_frames();
+      nic->pci->serve(VirtioNet::receive_queue);
+    }
   }
 }
 
@@ -247,6 +285,12 @@ void Pc::start() {
       if (end != Vcpu::End::stopped)
         stop(end == Vcpu::End::reset ? End::reset : End::failed);
     });
+  std::vector<pollfd> cables;
+  for (const auto& nic : nics_)
+    if (nic->cable >= 0)
+      cables.push_back({nic->cable, POLLIN, 0});
+  if (!cables.empty())
+    threads_.emplace_back([this, cables] { listen(cables); });
 }
 
 void Pc::stop(End end) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A PC put together: memory, firmware (SeaBIOS or UEFI), board, serial port, text card and virtio disks on a Vm.
+// A PC put together: memory, firmware (SeaBIOS or UEFI), board, serial port, text card, virtio disks and network cards
+// on a Vm.
 #pragma once
 
 #include "kvmboot/engine.h"
@@ -10,10 +11,12 @@
 #include "kvmboot/vmm/uart16550.h"
 #include "kvmboot/vmm/video_memory.h"
 #include "kvmboot/vmm/virtio_blk.h"
+#include "kvmboot/vmm/virtio_net.h"
 #include "kvmboot/vmm/vm.h"
 
 #include <condition_variable>
 #include <memory>
+#include <poll.h>
 
 namespace kvmport::vmm {
 
@@ -30,7 +33,8 @@ FirmwareImages read_firmware_images(const BootSpec& spec);
 struct Supplies {
   const FirmwareImages& images;
   int kvm = -1;
-  int video = -1; ///< see VideoMemory
+  int video = -1;          ///< see VideoMemory
+  std::vector<int> cables; ///< one for each network card, see VirtioNet
   /// Told of each access of the guest to its disks, from its processors' threads.
   std::function<void(std::size_t disk, Range range, bool write)> disk_used;
 };
@@ -48,7 +52,7 @@ class Pc {
     std::string disk_failure;
   };
 
-  /// Why this machine can't be made; empty: it can. Virtio disks only, and no secure boot.
+  /// Why this machine can't be made; empty: it can. Virtio devices only, and no secure boot.
   static std::string unsupported(const BootSpec& spec);
   /// Error BOOT_UNSUPPORTED. Of more memory than 3 GiB, 3 GiB are given.
   Pc(const BootSpec& spec, const Supplies& supplies);
@@ -65,11 +69,16 @@ class Pc {
 
  private:
   struct Disk;
+  struct Nic;
   void add_boards();
   void add_bios(const FirmwareImages& images);
   void add_uefi(const FirmwareImages& images);
   void add_configuration(const BootSpec& spec, const FirmwareImages& images);
   void add_disks(const BootSpec& spec, const Supplies& supplies);
+  void add_nics(const BootSpec& spec, const std::vector<int>& cables);
+  /// Puts a device into a slot; `raises` is the device's, see share_irq.
+  VirtioPci& add_card(unsigned slot, VirtioDevice& device, unsigned& raises);
+  void listen(std::vector<pollfd> cables);
   void stop(End end);
   /// Raises or lowers the interrupt of a slot, which several devices may share; `raises` is what this one raises.
   void share_irq(unsigned slot, unsigned& raises, bool level);
@@ -90,6 +99,7 @@ class Pc {
   PowerManagement power_;
   std::optional<Flash> flash_;
   std::vector<std::unique_ptr<Disk>> disks_;
+  std::vector<std::unique_ptr<Nic>> nics_;
   std::array<unsigned, 16> raised_{}; ///< how many devices raise each interrupt
   std::vector<std::string> writes_, drivers_;
 

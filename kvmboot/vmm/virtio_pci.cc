@@ -260,15 +260,19 @@ void VirtioPci::write(std::uint64_t offset, unsigned size, std::uint64_t value) 
   else if (offset >= table_at && offset < pending_at)
     msix_.table_write(offset - table_at, size, value);
   else if (offset >= notify_at && offset < table_at)
-    notify((offset - notify_at) / 4);
+    serve((offset - notify_at) / 4);
 }
 
-void VirtioPci::notify(std::size_t number) {
+void VirtioPci::serve(std::size_t number) {
   if (number >= queues_.size() || (status_ & status_driver_ok) == 0 || (status_ & status_needs_reset) != 0)
     return;
   Virtqueue& queue = queues_[number];
   bool used = false;
-  while (const auto chain = queue.pop(memory_)) {
+  // Not more than the queue holds: what another processor adds meanwhile has a doorbell of its own.
+  for (unsigned count = 0; count < queue.size && device_.ready(number); count++) {
+    const auto chain = queue.pop(memory_);
+    if (!chain)
+      break;
     queue.push(memory_, chain->head, device_.handle(number, *chain));
     used = true;
   }

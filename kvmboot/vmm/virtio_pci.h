@@ -19,6 +19,8 @@ class VirtioDevice {
   virtual std::uint64_t features() const = 0; ///< without VERSION_1
   virtual ByteSpan config() const = 0;
   virtual std::size_t queues() const = 0;
+  /// Whether a request of this queue can be handled now; if not, it waits in the queue for the next serve().
+  virtual bool ready(std::size_t /*queue*/) const { return true; }
   /// Handles one request; returns the number of bytes filled.
   virtual std::uint32_t handle(std::size_t queue, const Virtqueue::Chain& chain) = 0;
 };
@@ -32,6 +34,8 @@ class VirtioPci final : public PciFunction, public Device {
   void config_write(unsigned offset, unsigned size, std::uint32_t value) override;
   std::uint64_t read(std::uint64_t offset, unsigned size) override;
   void write(std::uint64_t offset, unsigned size, std::uint64_t value) override;
+  /// Handles what waits in a queue: when the driver rings its doorbell, or the device has become ready.
+  void serve(std::size_t queue);
 
  private:
   void add_capabilities();
@@ -40,7 +44,6 @@ class VirtioPci final : public PciFunction, public Device {
   void set_status(std::uint8_t status);
   std::uint64_t common_read(std::uint64_t offset) const;
   void common_write(std::uint64_t offset, unsigned size, std::uint64_t value);
-  void notify(std::size_t queue);
   void interrupt(bool on);
 
   VirtioDevice& device_;

@@ -158,6 +158,29 @@ TEST_P(EveryEngine, WritesStayInTheOverlayAndAreEvidence) {
   EXPECT_TRUE(is_zero(below));
 }
 
+TEST_P(EveryEngine, CardsArePluggedIntoTheirHubAndUnpluggedAtTheEnd) {
+  const std::filesystem::path hub = temp_.path() / "hub";
+  disk(BootSector().serial("Loading Linux one\n").halt().sector());
+  spec_.nics = {{"52:54:00:00:00:01", "virtio", hub}, {"52:54:00:00:00:02", "virtio", {}}, {"", "virtio", hub}};
+  const auto ports = [&] {
+    std::error_code none;
+    return std::distance(std::filesystem::directory_iterator(hub, none), {});
+  };
+  std::ptrdiff_t most = 0;
+  std::string serial;
+  const auto outcome = make()->run(
+      spec_,
+      [&](const Evidence& e) {
+        most = std::max(most, ports());
+        serial += e.kind == Evidence::Kind::serial ? e.text : "";
+        return serial.find("one") == std::string::npos;
+      },
+      stop_);
+  EXPECT_EQ(outcome.end, EngineOutcome::End::judged) << outcome.detail;
+  EXPECT_EQ(most, 2);
+  EXPECT_FALSE(std::filesystem::exists(hub));
+}
+
 class EveryBus : public QemuEngine, public testing::WithParamInterface<DiskBus> {};
 
 TEST_P(EveryBus, Boots) {
@@ -198,6 +221,11 @@ TEST_F(QemuEngine, BuiltInEngineRefusesWhatItHasNot) {
   disk({}, DiskBus::sata);
   EXPECT_EQ(code(), "BOOT_UNSUPPORTED");
   spec_.disks[0].bus = DiskBus::virtio_blk;
+  spec_.nics = {{"52:54:00:00:00:01", "e1000", {}}};
+  EXPECT_EQ(code(), "BOOT_UNSUPPORTED");
+  spec_.nics = {{"no address", "virtio", {}}};
+  EXPECT_EQ(code(), "BOOT_UNSUPPORTED");
+  spec_.nics.clear();
   spec_.firmware = Firmware::uefi;
   spec_.secure_boot = true;
   EXPECT_EQ(code(), "BOOT_UNSUPPORTED");

@@ -90,6 +90,21 @@ TEST(QemuCommand, NetworkCardsHaveTheirAddressAndNoCable) {
     EXPECT_FALSE(d.contains("netdev"));
 }
 
+TEST(QemuCommand, OnlyCardsWithAHubAreConnectedAndOnlyToIt) {
+  BootSpec spec;
+  spec.nics = {{"52:54:00:00:00:01", "virtio", {}}, {"52:54:00:00:00:02", "e1000", "/run/hub,id=x"}};
+  const auto argv = command(spec);
+  const auto devices = objects(argv, "-device"), netdevs = objects(argv, "-netdev");
+  ASSERT_EQ(devices.size(), 2U);
+  EXPECT_FALSE(devices[0].contains("netdev"));
+  ASSERT_EQ(netdevs.size(), 1U);
+  EXPECT_EQ(devices[1].at("netdev"), netdevs[0].at("id"));
+  EXPECT_EQ(netdevs[0].at("type"), "dgram");
+  EXPECT_EQ(netdevs[0].at("local"), (json{{"type", "fd"}, {"str", "7"}}));
+  EXPECT_THAT(value_of(argv, "-sandbox"), HasSubstr("spawn=deny"));
+  EXPECT_EQ(value_of(argv, "-nic"), "none");
+}
+
 TEST(QemuCommand, MachineFollowsBusAndFirmware) {
   EXPECT_THAT(value_of(command(spec_with({DiskBus::sata})), "-machine"), HasSubstr("q35,smm=off"));
   EXPECT_THAT(value_of(command(spec_with({DiskBus::ide})), "-machine"), HasSubstr("pc,"));
