@@ -2,8 +2,8 @@
 #include "kvmboot/vmm/pc.h"
 
 #include "base/error.h"
-#include "kvmboot/vmm/acpi.h"
 #include "kvmboot/qemu_console.h"
+#include "kvmboot/vmm/acpi.h"
 
 #include <algorithm>
 #include <cstring>
