@@ -102,10 +102,10 @@ Code window(Space space, unsigned size, std::uint32_t from, std::uint32_t to) {
 
 /// The router's output for one of PIIX3's four inputs, PRQA-PRQD.
 ///
-/// Why links, not fixed numbers in _PRT: firmware sets the router as it likes (SeaBIOS to 10, 10, 11, 11; OVMF to 11,
-/// 11, 10, 10). A link reads what it is set to and can set it, which is right after either, and with the 8259s and the
-/// IOAPIC alike, for KVM gives interrupt N to pin N of both. It is also what Windows and Linux know from the board that
-/// this one resembles. The MADT tells the same level and polarity.
+/// Why links, not fixed numbers in _PRT: firmware sets the router as it likes (SeaBIOS to 10, 10, 11, 11; some OVMF to
+/// 11, 11, 10, 10). A link reads what it is set to and can set it, which is right after either, and with the 8259s and
+/// the IOAPIC alike, for KVM gives interrupt N to pin N of both. It is also what Windows and Linux know from the board
+/// that this one resembles. The MADT tells the same level and polarity.
 Code link(char input) {
   const Code route = Code("PRQ") + input, chosen = "IRQ_";
   const auto chosen_in = [&](const Code& buffer) { return "\x8a" + buffer + number(interrupt_number) + chosen; };

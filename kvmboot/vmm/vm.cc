@@ -167,7 +167,10 @@ Vcpu::End Vcpu::run(Bus& ports, Bus& mmio, std::mutex& devices) {
   thread_ = ::pthread_self();
   running_ = true;
   while (!stop_) {
-    if (::ioctl(vcpu_.get(), KVM_RUN, 0) != 0 && errno != EINTR && errno != EAGAIN) {
+    if (::ioctl(vcpu_.get(), KVM_RUN, 0) != 0) {
+      // A signal; or a processor that the guest has not started yet. There is no new exit reason then.
+      if (errno == EINTR || errno == EAGAIN)
+        continue;
       failure_ = std::string("KVM_RUN: ") + std::strerror(errno);
       return End::failed;
     }
