@@ -253,7 +253,7 @@ TEST(Acpi, SeaBiosTakesTheTables) {
   spec.disks.push_back({&overlay, DiskBus::virtio_blk, 512, ""});
   std::string serial;
   StopToken stop;
-  const EngineOutcome outcome = make_kvm_engine(1.0, "test")
+  const EngineOutcome outcome = make_kvm_engine()
                                     ->run(
                                         spec,
                                         [&](const Evidence& e) {
