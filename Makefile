@@ -90,6 +90,24 @@ $(B)/bin/tests/$(1)_test: $(call obj,$(wildcard tests/$(1)/*.cc)) $(TEST_SUPPORT
 endef
 $(foreach t,$(TEST_ROOMS),$(eval $(call test_rule,$(t))))
 
+# Payloads: guests of a few hundred lines that kvmboot's tests boot, as ELF by direct boot or as bare bytes.
+PAYLOAD_FLAGS := -m64 -O2 -Wall -Wextra -Werror -ffreestanding -nostdlib -static -fno-pie -no-pie -mno-red-zone \
+  -mgeneral-regs-only -fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables \
+  -fno-tree-loop-distribute-patterns -Wl,--build-id=none -Wl,-z,noexecstack
+PAYLOADS := $(patsubst %,$(B)/payload/%,boot.elf timer.elf disk.elf pm32.elf bzimage.bin real16.bin)
+payload_src = tests/kvmboot/payload/$(1)
+
+$(B)/payload/%.elf: $(call payload_src,start.S) $(call payload_src,%.c) $(call payload_src,payload.h) $(call payload_src,payload.ld)
+	@mkdir -p $(@D)
+	$(CC) $(PAYLOAD_FLAGS) -T $(call payload_src,payload.ld) $(filter %.S %.c,$^) -o $@
+$(B)/payload/%.elf: $(call payload_src,%.S) $(call payload_src,payload.ld)
+	@mkdir -p $(@D)
+	$(CC) $(PAYLOAD_FLAGS) -T $(call payload_src,payload.ld) $< -o $@
+$(B)/payload/%.bin: $(call payload_src,%.S)
+	@mkdir -p $(@D)
+	$(CC) $(PAYLOAD_FLAGS) -Wl,-Ttext=$(if $(filter real16,$*),0x7c00,0) -Wl,-e,0 -Wl,--oformat=binary $< -o $@
+$(B)/bin/tests/kvmboot_test: | $(PAYLOADS)
+
 # --- checks ------------------------------------------------------------------------------------------------------
 
 # The guest tests convert and boot real machines; everything else is quick.
@@ -164,6 +182,6 @@ uninstall:
 	for m in $(MANPAGES); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${m##*.}/$${m##*/}; done
 
 clean:
-	rm -rf $(B)/obj $(B)/lib $(B)/bin $(B)/asan $(B)/fuzz $(B)/demo $(B)/bench
+	rm -rf $(B)/obj $(B)/lib $(B)/bin $(B)/payload $(B)/asan $(B)/fuzz $(B)/demo $(B)/bench
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,9 +41,17 @@ struct ConsoleAnswer {
   int times = 3;
 };
 
+/// A Linux kernel that is started straight, without firmware and boot loader.
+struct LinuxBoot {
+  std::filesystem::path kernel; ///< bzImage or ELF vmlinux
+  std::filesystem::path initrd; ///< may be empty
+  std::string command_line;
+};
+
 struct BootSpec {
   std::string name;
   Firmware firmware = Firmware::bios;
+  std::optional<LinuxBoot> linux; ///< instead of firmware; wants Firmware::bios
   bool secure_boot = false;
   std::filesystem::path nvram;       ///< UEFI variables to start from (copied, never written); empty: fresh ones
   std::uint64_t memory = 1ULL << 30; ///< bytes

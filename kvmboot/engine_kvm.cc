@@ -12,7 +12,10 @@
 #include "kvmboot/vmm/pc.h"
 
 #include <algorithm>
+#include <array>
+#include <fmt/format.h>
 #include <poll.h>
+#include <sstream>
 #include <sys/socket.h>
 
 using Clock = std::chrono::steady_clock;
@@ -28,9 +31,9 @@ constexpr std::uint64_t max_console = 16U << 20;
 
 using End = EngineOutcome::End;
 
-/// What goes from the machine's process to ours: a piece of evidence, or how the machine ended.
+/// What goes from the machine's process to ours: a piece of evidence, how the machine ended, or why there is none.
 struct Message {
-  enum class What : std::uint32_t { evidence, screen_start, end };
+  enum class What : std::uint32_t { evidence, screen_start, end, refused };
   What what{};
   std::uint32_t value = 0; ///< Evidence::Kind, first character shown, or End
   std::int64_t at_ms = 0;
@@ -56,6 +59,8 @@ class MachineProcess {
       }
       end = *seen;
     } catch (const Error& e) {
+      if (e.code() != "ENGINE_FAILED")
+        send(Message::What::refused, 0, fmt::format("{}\n{}\n{}\n{}", e.code(), e.summary(), e.why(), e.hint()));
       detail = e.summary() + (e.why().empty() ? "" : ": " + e.why());
     }
     send(Message::What::end, static_cast<std::uint32_t>(end), detail);
@@ -138,6 +143,15 @@ class MachineProcess {
   std::string failure_;
   bool disk_used_ = false;
 };
+
+/// The Error that was sent as four lines.
+Error refusal(const std::string& text) {
+  std::array<std::string, 4> parts;
+  std::istringstream lines(text);
+  for (std::string& part : parts)
+    std::getline(lines, part);
+  return {parts[0], parts[1], parts[2], parts[3]};
+}
 
 /// Our side.
 class Run {
@@ -229,6 +243,8 @@ class Run {
       outcome_.detail = std::move(text);
       return head.value == static_cast<std::uint32_t>(End::shutdown) ? End::shutdown : End::engine_failed;
     }
+    if (head.what == Message::What::refused)
+      throw refusal(text);
     if (head.value > static_cast<std::uint32_t>(Evidence::Kind::tick))
       return End::engine_failed;
     const auto kind = static_cast<Evidence::Kind>(head.value);

@@ -174,6 +174,11 @@ std::vector<std::string> qemu_command(const BootSpec& spec, const QemuSetup& set
   command.add({"-rtc", "base=utc,driftfix=none", "-nic", "none"});
   if (spec.firmware == Firmware::uefi)
     add_uefi(command, spec, setup);
+  if (spec.linux) {
+    command.add({"-kernel", spec.linux->kernel.string(), "-append", spec.linux->command_line});
+    if (!spec.linux->initrd.empty())
+      command.add({"-initrd", spec.linux->initrd.string()});
+  }
   add_consoles(command, spec, setup);
   command.add({"-object", "rng-random,id=rng,filename=/dev/urandom", "-device",
                "virtio-rng-pci,rng=rng,disable-legacy=on,max-bytes=65536,period=1000"});

@@ -17,6 +17,7 @@ namespace {
 constexpr std::uint64_t gib = 1ULL << 30, max_memory = 3 * gib, shadow_end = 0x100000, mib = 1U << 20;
 constexpr std::size_t max_firmware = 8U << 20;
 constexpr std::uint64_t kvm_pages_at = 0xfeffc000, kvm_pages = 0x4000; // see Vm: identity map and TSS
+constexpr std::uint64_t pci_window_at = 0xe0000000, acpi_at = 0xe0000; // without firmware
 constexpr unsigned uart_irq = 4, first_card_slot = 2, max_cards = 29;
 constexpr std::chrono::milliseconds listen_round{50};
 constexpr std::size_t max_told = 64;
@@ -33,6 +34,8 @@ Bytes read_bytes(const fs::path& path) {
 }
 
 std::size_t rom_size(const FirmwareImages& images) {
+  if (images.linux)
+    return 4096; // none, but memory is never empty
   return images.bios.empty() ? images.variables.size() + images.code.size() : images.bios.size();
 }
 
@@ -96,6 +99,10 @@ struct Pc::Nic {
 FirmwareImages read_firmware_images(const BootSpec& spec) {
   FirmwareImages images;
   images.vga = read_firmware({"vgabios-isavga.bin", "vgabios.bin"});
+  if (spec.linux) {
+    images.linux = read_linux_images(*spec.linux);
+    return images;
+  }
   if (spec.firmware == Firmware::uefi) {
     const UefiImages files = find_uefi_images(false, spec.nvram);
     images.code = read_bytes(files.code);
@@ -116,6 +123,8 @@ FirmwareImages read_firmware_images(const BootSpec& spec) {
 std::string Pc::unsupported(const BootSpec& spec) {
   if (spec.firmware == Firmware::uefi && spec.secure_boot)
     return "the built-in engine has no secure boot";
+  if (spec.firmware == Firmware::uefi && spec.linux)
+    return "a kernel is started without UEFI";
   if (spec.disks.size() + spec.nics.size() > max_cards)
     return fmt::format("the built-in engine takes {} disks and network cards", max_cards);
   for (const BootDisk& disk : spec.disks)
@@ -138,7 +147,7 @@ Pc::Pc(const BootSpec& spec, const Supplies& supplies)
   vm_.map(0, *memory_.slice(0, memory_.size()), false);
   if (spec.firmware == Firmware::uefi)
     add_uefi(supplies.images);
-  else
+  else if (!supplies.images.linux)
     add_bios(supplies.images);
   add_configuration(spec, supplies.images);
   add_boards();
@@ -146,6 +155,8 @@ Pc::Pc(const BootSpec& spec, const Supplies& supplies)
   add_nics(spec, supplies.cables);
   for (unsigned i = 0; i < std::max(1U, spec.cpus); i++)
     vcpus_.push_back(std::make_unique<Vcpu>(vm_, i));
+  if (supplies.images.linux)
+    start_kernel(*supplies.images.linux);
 }
 
 Pc::~Pc() {
@@ -258,6 +269,14 @@ void Pc::listen(std::vector<pollfd> cables) {
       nic->pci->serve(VirtioNet::receive_queue);
     }
   }
+}
+
+/// What firmware would have done is done here.
+void Pc::start_kernel(const LinuxImages& images) {
+  pci_.configure(pci_window_at);
+  const auto cpus = static_cast<unsigned>(vcpus_.size());
+  const std::uint64_t rsdp = place_acpi(make_acpi({cpus, memory_.size()}), memory_, acpi_at);
+  vcpus_.front()->start_at(load_linux(images, rsdp, memory_));
 }
 
 void Pc::share_irq(unsigned slot, unsigned& raises, bool level) {

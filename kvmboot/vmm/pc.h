@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// A PC put together: memory, firmware (SeaBIOS or UEFI), board, serial port, text card, virtio disks and network cards
-// on a Vm.
+// A PC put together: memory, firmware (SeaBIOS or UEFI) or a kernel, board, serial port, text card, virtio disks and
+// network cards on a Vm.
 #pragma once
 
 #include "kvmboot/engine.h"
 #include "kvmboot/vmm/flash.h"
 #include "kvmboot/vmm/fw_cfg.h"
 #include "kvmboot/vmm/legacy.h"
+#include "kvmboot/vmm/linux_boot.h"
 #include "kvmboot/vmm/pci.h"
 #include "kvmboot/vmm/uart16550.h"
 #include "kvmboot/vmm/video_memory.h"
@@ -20,13 +21,14 @@
 
 namespace kvmport::vmm {
 
-/// The firmware's files, read.
+/// What the machine starts from, read.
 struct FirmwareImages {
-  Bytes bios;            ///< SeaBIOS: 128 or 256 KiB
-  Bytes vga;             ///< option ROM of an ISA VGA card
-  Bytes code, variables; ///< UEFI: the two parts of its flash
+  Bytes bios;                       ///< SeaBIOS: 128 or 256 KiB
+  Bytes vga;                        ///< option ROM of an ISA VGA card
+  Bytes code, variables;            ///< UEFI: the two parts of its flash
+  std::optional<LinuxImages> linux; ///< a kernel instead of firmware
 };
-/// Errors: FIRMWARE_MISSING, NVRAM_UNSUPPORTED.
+/// Errors: FIRMWARE_MISSING, NVRAM_UNSUPPORTED, those of read_linux_images().
 FirmwareImages read_firmware_images(const BootSpec& spec);
 
 /// What a machine needs besides its BootSpec, opened before the process is locked down. Borrowed.
@@ -54,7 +56,7 @@ class Pc {
 
   /// Why this machine can't be made; empty: it can. Virtio devices only, and no secure boot.
   static std::string unsupported(const BootSpec& spec);
-  /// Error BOOT_UNSUPPORTED. Of more memory than 3 GiB, 3 GiB are given.
+  /// Errors: BOOT_UNSUPPORTED, those of load_linux(). Of more memory than 3 GiB, 3 GiB are given.
   Pc(const BootSpec& spec, const Supplies& supplies);
   ~Pc();
 
@@ -78,6 +80,7 @@ class Pc {
   void add_nics(const BootSpec& spec, const std::vector<int>& cables);
   /// Puts a device into a slot; `raises` is the device's, see share_irq.
   VirtioPci& add_card(unsigned slot, VirtioDevice& device, unsigned& raises);
+  void start_kernel(const LinuxImages& images);
   void listen(std::vector<pollfd> cables);
   void stop(End end);
   /// Raises or lowers the interrupt of a slot, which several devices may share; `raises` is what this one raises.

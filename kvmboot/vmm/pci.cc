@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kvmboot/vmm/pci.h"
 
+#include "base/bytes.h"
+
 #include <chrono>
 
 namespace kvmport::vmm {
@@ -70,6 +72,32 @@ PciHost::PciHost(std::function<void()> reset) : reset_(std::move(reset)) {
 
 void PciHost::add(unsigned slot, unsigned function, std::unique_ptr<PciFunction> what) {
   functions_.at(std::size_t{slot} * 8 + function) = std::move(what);
+}
+
+void PciHost::configure(std::uint32_t window) {
+  constexpr unsigned command = 0x04, first_bar = 0x10, bars = 6, line = 0x3c, pin = 0x3d;
+  constexpr std::uint32_t memory_decoding = 2, flags = 0xf;
+  at(1, 0)->set(0x60, 4, 0x0b0b0a0a);
+  for (unsigned i = 0; i < functions_.size(); i++) {
+    PciFunction* function = functions_[i].get();
+    if (function == nullptr)
+      continue;
+    for (unsigned bar = first_bar; bar < first_bar + bars * 4; bar += 4) {
+      function->config_write(bar, 4, 0xffffffff);
+      const std::uint32_t size = 0U - (function->get(bar, 4) & ~flags);
+      const auto place = static_cast<std::uint32_t>(size == 0 ? 0 : round_up(window, size));
+      function->config_write(bar, 4, place);
+      if (size != 0)
+        window = place + size;
+    }
+    if (function->get(pin, 1) != 0)
+      function->config_write(line, 1, interrupt_of(i / 8));
+    function->config_write(command, 2, memory_decoding);
+  }
+  PciFunction& power = *at(1, 3);
+  power.set(line, 1, 9); // the SCI
+  power.set(0x40, 4, 0x601);
+  power.set(0x80, 1, 1);
 }
 
 unsigned PciHost::interrupt_of(unsigned slot) const {

@@ -35,6 +35,9 @@ class PciHost final : public Device {
   explicit PciHost(std::function<void()> reset);
   /// Puts a function at slot.function; the place must be free.
   void add(unsigned slot, unsigned function, std::unique_ptr<PciFunction> what);
+  /// What firmware does, as SeaBIOS does it (seabios src/fw/pciinit.c): interrupts {10, 10, 11, 11} for the router, a
+  /// place from `window` on for each BAR, the power management ports at 0x600.
+  void configure(std::uint32_t window);
   PciFunction* at(unsigned slot, unsigned function) const { return functions_[slot % 32 * 8 + function % 8].get(); }
   /// The interrupt that the board's router gives to pin A of a slot: PIIX3's PIRQ registers (Intel 82371SB data sheet,
   /// section 2.2.4), 0 when the firmware has set none.

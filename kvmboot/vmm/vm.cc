@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "kvmboot/kvm_cpuid.h"
+#include "kvmboot/vmm/linux_boot.h"
 
 #include <algorithm>
 #include <csignal>
@@ -161,6 +162,41 @@ Vcpu::Vcpu(const Vm& vm, unsigned number) {
 Vcpu::~Vcpu() {
   if (run_ != nullptr)
     ::munmap(run_, run_size_);
+}
+
+void Vcpu::start_at(const StartState& start) {
+  const bool long64 = start.mode == StartState::Mode::long64;
+  kvm_sregs s{};
+  call(vcpu_.get(), KVM_GET_SREGS, "KVM_GET_SREGS", &s);
+  const auto segment = [](std::uint16_t selector, std::uint8_t type, bool is32) {
+    kvm_segment flat{};
+    flat.limit = 0xffffffff;
+    flat.selector = selector;
+    flat.type = type;
+    flat.present = flat.s = flat.g = 1;
+    flat.db = is32 ? 1 : 0;
+    return flat;
+  };
+  s.cs = segment(0x10, 0xb, !long64);
+  s.cs.l = long64 ? 1 : 0;
+  s.ds = s.es = s.fs = s.gs = s.ss = segment(0x18, 0x3, true);
+  s.tr.type = 0xb; // a busy 32-bit TSS, as PVH wants it
+  s.tr.present = 1;
+  s.tr.limit = 0x67;
+  s.gdt.base = start.gdt;
+  s.gdt.limit = 31;
+  s.idt.limit = 0;
+  s.cr0 = long64 ? 0x80000011 : 0x11; // PG, ET, PE
+  s.cr3 = long64 ? start.cr3 : 0;
+  s.cr4 = long64 ? 0x20 : 0;   // PAE
+  s.efer = long64 ? 0x500 : 0; // LMA, LME
+  call(vcpu_.get(), KVM_SET_SREGS, "KVM_SET_SREGS", &s);
+  kvm_regs regs{};
+  regs.rflags = 2;
+  regs.rip = start.rip;
+  regs.rbx = start.rbx;
+  regs.rsi = start.rsi;
+  call(vcpu_.get(), KVM_SET_REGS, "KVM_SET_REGS", &regs);
 }
 
 Vcpu::End Vcpu::run(Bus& ports, Bus& mmio, std::mutex& devices) {

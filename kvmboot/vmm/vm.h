@@ -16,6 +16,8 @@
 
 namespace kvmport::vmm {
 
+struct StartState; // linux_boot.h
+
 /// Opens the host's KVM. Error ENGINE_UNAVAILABLE.
 UniqueFd open_kvm(const std::filesystem::path& device = "/dev/kvm");
 /// Every ioctl that this file makes.
@@ -54,6 +56,8 @@ class Vcpu {
   Vcpu(const Vcpu&) = delete;
   Vcpu& operator=(const Vcpu&) = delete;
 
+  /// Starts elsewhere than at the reset vector. Before run().
+  void start_at(const StartState& start);
   /// Runs the guest in the calling thread; accesses to devices go to the buses, one at a time under `devices`.
   End run(Bus& ports, Bus& mmio, std::mutex& devices);
   /// From another thread, or from a device: run() returns soon.

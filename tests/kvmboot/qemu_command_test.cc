@@ -119,6 +119,18 @@ TEST(QemuCommand, MachineFollowsBusAndFirmware) {
   EXPECT_THAT(value_of(argv, "-global"), HasSubstr("secure"));
 }
 
+TEST(QemuCommand, KernelIsGivenAsFilesAndText) {
+  BootSpec spec;
+  spec.linux = LinuxBoot{"/boot/vm,linuz", {}, "console=ttyS0 -S"};
+  auto argv = command(spec);
+  EXPECT_EQ(value_of(argv, "-kernel"), "/boot/vm,linuz");
+  EXPECT_EQ(value_of(argv, "-append"), "console=ttyS0 -S");
+  EXPECT_THAT(argv, Not(Contains("-initrd")));
+  spec.linux->initrd = "/boot/initrd";
+  argv = command(spec);
+  EXPECT_EQ(value_of(argv, "-initrd"), "/boot/initrd");
+}
+
 TEST(QemuCommand, WhatDoesNotFitIsRefused) {
   const auto code = [](const BootSpec& spec) {
     try {
