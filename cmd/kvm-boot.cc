@@ -2,6 +2,7 @@
 // kvm-boot: boots a throw-away copy of a machine and says how far it comes. See kvm-boot(1).
 #include "cmd/cli.h"
 #include "kvmboot/disk_firmware.h"
+#include "kvmboot/hub.h"
 #include "kvmboot/judge.h"
 #include "kvmboot/patterns.h"
 #include "kvmboot/probe.h"
@@ -12,6 +13,7 @@
 #include <fmt/format.h>
 #include <numeric>
 #include <thread>
+#include <unistd.h>
 
 namespace kvmport {
 namespace {
@@ -23,6 +25,7 @@ struct BootArguments {
   std::string engine = "auto", until = "login", firmware, bus, input_format, explain;
   unsigned timeout = 300, memory_mib = 0, cpus = 0;
   fs::path serial, screenshot, nvram;
+  std::optional<std::string> hub;
 };
 
 /// Most bytes that the guest may write in one disk.
@@ -43,6 +46,7 @@ void add_options(CLI::App& app, BootArguments& a) {
   app.add_option("--memory", a.memory_mib, "MiB")->check(CLI::Range(16U, 16U << 20));
   app.add_option("--cpus", a.cpus, "Virtual processors")->check(CLI::Range(1U, 255U));
   app.add_option("--bus", a.bus, "The bus of all disks")->check(CLI::IsMember({"virtio", "scsi", "sata", "ide"}));
+  app.add_option("--hub", a.hub, "Plug the network cards into this private hub, where other guests of yours may be");
   app.add_option("--input-format", a.input_format, "The disk images' format, instead of probing");
   app.add_option("--explain", a.explain, "Say what a diagnosis means and what to do, and end");
 }
@@ -105,7 +109,19 @@ void add_hardware(Prepared& p, const BootArguments& a) {
     p.spec.nics.push_back({nic.mac, nic_model(nic.model)});
 }
 
+/// Plugs every card into the hub; a machine without any gets one.
+void plug_in(BootSpec& spec, const fs::path& hub, const std::string& source) {
+  if (spec.nics.empty())
+    spec.nics.emplace_back();
+  for (std::size_t i = 0; i < spec.nics.size(); i++) {
+    spec.nics[i].hub = hub;
+    if (spec.nics[i].mac.empty())
+      spec.nics[i].mac = hub_mac(hub, fmt::format("{} {} {}", ::getpid(), i, source));
+  }
+}
+
 Prepared prepare(const BootArguments& a, EventSink& sink) {
+  const fs::path hub = a.hub ? hub_directory(*a.hub) : fs::path();
   Prepared p;
   SourceOptions options;
   options.input_format = a.input_format;
@@ -113,6 +129,8 @@ Prepared prepare(const BootArguments& a, EventSink& sink) {
   if (p.source.images.empty())
     throw Error("DISK_MISSING", "the machine has no disk to boot from");
   add_hardware(p, a);
+  if (!hub.empty())
+    plug_in(p.spec, hub, a.sources.front());
   for (const std::size_t i : boot_order(p.source.machine)) {
     const MachineDisk& disk = p.source.machine.disks[i];
     p.overlays.push_back(std::make_unique<Overlay>(*p.source.images[i], fs::temp_directory_path(), overlay_cap));
@@ -172,7 +190,8 @@ int boot(const BootArguments& a, Console& console, const StopToken& stop) {
 
 int main(int argc, char** argv) {
   using namespace kvmport;
-  CLI::App app{"Boots a throw-away copy of a machine, without network, and says how far it comes", "kvm-boot"};
+  CLI::App app{"Boots a throw-away copy of a machine, cut off from every network, and says how far it comes",
+               "kvm-boot"};
   BootArguments arguments;
   CommonArguments common;
   add_options(app, arguments);

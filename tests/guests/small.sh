@@ -88,7 +88,9 @@ mountpoint -q /sys || mount -t sysfs sysfs /sys
 mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
 mount -o remount,rw /
 hostname -F /etc/hostname
-find /sys/devices -name modalias -exec cat {} + | grep -E '^(pci|virtio):' | sort -u | xargs -n 1 modprobe -b -q 2>/dev/null
+for bus in pci virtio; do # the driver of a PCI device may bring virtio devices
+    find /sys/devices -name modalias -exec cat {} + | grep "^$bus:" | sort -u | xargs -n 1 modprobe -b -q 2>/dev/null
+done
 mount -a
 swapon -a 2>/dev/null
 mkdir -p /run/network
