@@ -24,7 +24,7 @@ using std::chrono::milliseconds;
 namespace kvmport {
 namespace {
 
-constexpr milliseconds look_every{50}, tick_every{1000};
+constexpr milliseconds look_every{10}, tick_every{1000};
 constexpr std::size_t max_text = 32U << 10;
 /// Output of one console beyond this is dropped.
 constexpr std::uint64_t max_console = 16U << 20;
