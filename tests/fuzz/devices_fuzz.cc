@@ -49,12 +49,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Input in(data, size);
   Board board;
   unsigned accesses = 0;
-  while (!in.empty() && accesses < 200000) {
+  while (!in.empty() && accesses < 20000) {
     const auto kind = in.number(1);
     const auto [base, length] = ranges[kind % 8];
     const std::uint64_t address = base + in.number(length > 256 ? 2 : 1) % length;
     const unsigned width = access_size(in);
-    const std::uint64_t repeat = (kind & 0x40) == 0 ? 1 : in.number(2);
+    const std::uint64_t repeat = (kind & 0x40) == 0 ? 1 : in.number(2) % 512;
     const std::uint64_t value = (kind & 0x80) == 0 ? 0 : in.number(width);
     for (std::uint64_t i = 0; i < repeat; i++, accesses++)
       if ((kind & 0x80) == 0)

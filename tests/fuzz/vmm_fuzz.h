@@ -14,23 +14,27 @@ namespace kvmport::fuzz {
 
 constexpr std::size_t guard_size = 4096;
 
+/// A page that nobody may touch, just there; false when something else is.
+inline bool guard(std::byte* at) {
+  return ::mmap(at, guard_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == at;
+}
+
 /// Zero-filled memory that lives as long as the process; what a device reads or writes outside of it crashes.
 inline vmm::GuestMemory& guarded_memory(std::size_t size) {
   static std::list<vmm::GuestMemory> tried;
   static vmm::GuestMemory* const memory = [&] {
-    const auto guard = [](void* at) {
-      return ::mmap(at, guard_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | (at != nullptr ? MAP_FIXED_NOREPLACE : 0),
-                    -1, 0);
-    };
-    for (unsigned i = 0; i < 100; i++) { // until it comes to lie below a guard, as the kernel goes downwards
-      const void* above = guard(nullptr);
-      const auto all = *tried.emplace_back(size).slice(0, size);
-      if (all.data() + size == above && guard(all.data() - guard_size) != MAP_FAILED)
+    for (unsigned i = 0; i < 100; i++) { // mappings grow downwards: the next may come to lie below this one's guard
+      static const std::byte* last_guard = nullptr;
+      std::byte* const begin = tried.emplace_back(size).slice(0, size)->data();
+      const bool below = guard(begin - guard_size), above = begin + size == last_guard || guard(begin + size);
+      if (below && above)
         return &tried.back();
+      if (below)
+        last_guard = begin - guard_size;
     }
     std::abort();
   }();
-  std::ranges::fill(*memory->slice(0, memory->size()), std::byte{0});
+  std::memset(memory->slice(0, 0)->data(), 0, memory->size());
   return *memory;
 }
 
@@ -54,7 +58,7 @@ class Driver {
     for (std::size_t queue = 0; queue < made_available_.size(); queue++) {
       made_available_[queue] = 0;
       const std::uint64_t rings = queue * ring_space;
-      std::ranges::fill(*memory_.slice(rings, ring_space), std::byte{0});
+      std::memset(memory_.slice(rings, ring_space)->data(), 0, ring_space);
       write(bar + 0x16, 2, queue);
       write(bar + 0x18, 2, size_);
       write(bar + 0x1a, 2, queue + 1);
