@@ -45,6 +45,16 @@ template <class Compiled, class Rule> std::vector<Compiled> compile(std::span<co
   return out;
 }
 
+/// Once for all judges, as it takes milliseconds.
+const std::vector<CompiledMilestone>& compiled_milestones() {
+  static const auto compiled = compile<CompiledMilestone>(milestone_rules());
+  return compiled;
+}
+const std::vector<CompiledFailure>& compiled_failures() {
+  static const auto compiled = compile<CompiledFailure>(failure_rules());
+  return compiled;
+}
+
 template <class Compiled> bool found(const Compiled& c, std::string_view line) {
   return line.find(c.rule->needle) != std::string_view::npos &&
          (!c.regex || std::regex_search(line.begin(), line.end(), *c.regex));
@@ -76,8 +86,8 @@ Milestone parse_milestone(const std::string& name) {
 struct Judge::State {
   const Milestone until;
   const Silence silence;
-  const std::vector<CompiledMilestone> milestones = compile<CompiledMilestone>(milestone_rules());
-  const std::vector<CompiledFailure> failures = compile<CompiledFailure>(failure_rules());
+  const std::vector<CompiledMilestone>& milestones = compiled_milestones();
+  const std::vector<CompiledFailure>& failures = compiled_failures();
 
   ConsoleText serial, firmware;
   std::set<std::string, std::less<>> screen; ///< the lines of the last screen
@@ -156,7 +166,7 @@ void Judge::State::screen_changed(const Evidence& evidence) {
   std::string_view rest = evidence.text;
   while (!rest.empty()) {
     const std::size_t end = std::min(rest.find('\n'), rest.size());
-    std::string line = plain_text(rest.substr(0, end));
+    std::string line = plain_text(rest.substr(0, std::min(end, ConsoleText::max_line)));
     rest.remove_prefix(std::min(end + 1, rest.size()));
     line.erase(line.find_last_not_of(' ') + 1);
     if (line.empty())

@@ -7,7 +7,7 @@
 namespace kvmport::vmm {
 namespace {
 
-constexpr std::size_t max_unsaid = 1U << 20;
+constexpr std::size_t max_unsaid = 1U << 20, max_unread = 16;
 
 std::uint8_t bcd(int value) {
   return static_cast<std::uint8_t>(value / 10 % 10 << 4 | value % 10);
@@ -70,6 +70,11 @@ void Cmos::write(std::uint64_t offset, unsigned, std::uint64_t value) {
     bytes_[index_] = static_cast<std::uint8_t>(value);
 }
 
+void I8042::answer(std::initializer_list<std::uint8_t> bytes) {
+  if (out_.size() < max_unread)
+    out_.append(bytes.begin(), bytes.end());
+}
+
 std::uint64_t I8042::read(std::uint64_t offset, unsigned) {
   if (offset == 4) // status: output full, system flag, keyboard not locked
     return 0x1cU | (out_.empty() ? 0U : 1U);
@@ -87,7 +92,7 @@ void I8042::write(std::uint64_t offset, unsigned, std::uint64_t value) {
       command_ = byte;
     else if (pending_ == 0xd1 && (byte & 1) == 0)
       reset_();
-    else if (pending_ == 0 && out_.size() < 16) { // to the keyboard: it acknowledges; a reset ends in "passed"
+    else if (pending_ == 0 && out_.size() < max_unread) { // to the keyboard: it acknowledges; a reset ends in "passed"
       answer({0xfa});
       if (byte == 0xff)
         answer({0xaa});

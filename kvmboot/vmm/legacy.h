@@ -34,7 +34,8 @@ class I8042 final : public Device {
   void write(std::uint64_t offset, unsigned size, std::uint64_t value) override;
 
  private:
-  void answer(std::initializer_list<std::uint8_t> bytes) { out_.append(bytes.begin(), bytes.end()); }
+  /// For the guest to read; what it leaves unread pushes nothing out, and there is an end to it.
+  void answer(std::initializer_list<std::uint8_t> bytes);
   std::function<void()> reset_;
   std::string out_;
   std::uint8_t command_ = 0x30, pending_ = 0;

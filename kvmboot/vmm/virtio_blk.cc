@@ -105,7 +105,7 @@ std::uint8_t VirtioBlk::serve(std::uint32_t type, std::uint64_t sector, ByteSpan
   case type_flush: // the overlay is thrown away
     return status_ok;
   case type_id:
-    std::memcpy(out.data(), serial_.data(), std::min({serial_.size(), out.size(), id_size}));
+    std::ranges::copy(as_bytes(serial_).first(std::min({serial_.size(), out.size(), id_size})), out.begin());
     return status_ok;
   case type_discard:
   case type_zeroes: {

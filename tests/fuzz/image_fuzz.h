@@ -4,10 +4,9 @@
 #pragma once
 
 #include "formats/readers.h"
+#include "tests/fuzz/input.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <functional>
 
 namespace kvmport::fuzz {
 
@@ -26,11 +25,6 @@ inline Bytes unpack(ByteSpan in) {
     at += 6 + length;
   }
   return image;
-}
-
-inline void must(bool truth) {
-  if (!truth)
-    std::abort();
 }
 
 inline void exercise(const Image& image) {

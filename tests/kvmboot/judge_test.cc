@@ -346,6 +346,14 @@ TEST(Judge, ScreenTextIsEvidence) {
   EXPECT_EQ(v.reached.back().evidence, "host login:");
 }
 
+TEST(Judge, CutsLinesOfAScreenThatNoScreenHas) { // a machine's process that its guest took over may send them
+  Judge judge(Milestone::login);
+  const std::string line = "Linux version 6.1 " + std::string(30000, 'x');
+  EXPECT_TRUE(judge.feed({Kind::screen, milliseconds(1000), line + "\nWelcome to GRUB!"}));
+  ASSERT_EQ(judge.reached().size(), 2U);
+  EXPECT_EQ(judge.reached().back().evidence, line.substr(0, 512));
+}
+
 TEST(Judge, EngineAndGuestFailuresAreToldApart) {
   const auto code = [](EngineOutcome outcome) { return Judge(Milestone::login).verdict(outcome).diagnosis.value(); };
   EXPECT_EQ(code({End::engine_failed, "qemu: no", {}, {}}).code, "ENGINE_FAILED");

@@ -3,6 +3,7 @@
 // not.
 #include "kvmboot/vmm/bus.h"
 #include "kvmboot/vmm/fw_cfg.h"
+#include "kvmboot/vmm/legacy.h"
 #include "kvmboot/vmm/pci.h"
 #include "kvmboot/vmm/uart16550.h"
 #include "kvmboot/vmm/virtio_blk.h"
@@ -69,6 +70,17 @@ TEST(VmmUart, TellsWhenItCanSendAndWhatCame) {
   EXPECT_EQ(uart.read(5, 1), 0x61U);
   EXPECT_EQ(uart.read(0, 1), 'x');
   EXPECT_FALSE(level);
+}
+
+TEST(VmmKeyboard, KeepsFewAnswersOfAGuestThatReadsNone) {
+  I8042 keyboard([] {});
+  for (unsigned i = 0; i < 10000; i++)
+    keyboard.write(4, 1, 0x20); // its command byte
+  unsigned answers = 0;
+  for (; (keyboard.read(4, 1) & 1) != 0; answers++)
+    EXPECT_EQ(keyboard.read(0, 1), 0x30U);
+  EXPECT_GT(answers, 0U);
+  EXPECT_LE(answers, 32U);
 }
 
 TEST(VmmFwCfg, ServesFilesByPortAndByDma) {
@@ -166,6 +178,7 @@ TEST_F(Blk, ReadsWritesAndZeroesTheOverlay) {
   EXPECT_EQ(writes_, (std::vector<Range>{{1024, 1024}, {1024, 512}}));
   EXPECT_EQ(request(8, 0, 20, true), 0U);
   EXPECT_EQ(std::memcmp(memory_.slice(data_at, 8)->data(), "serial-1", 8), 0);
+  EXPECT_EQ(request(8, 0, 0, true), 0U) << "a name without room for it";
   EXPECT_EQ(request(4, 0, 0, false), 0U);
 }
 
