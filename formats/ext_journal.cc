@@ -22,6 +22,8 @@ constexpr std::uint16_t flag_escaped = 1, flag_same_uuid = 2, flag_last = 8;
 constexpr std::uint8_t checksum_crc32 = 1, checksum_crc32c = 4;
 constexpr std::uint32_t fewest_blocks = 1024, default_fast_commit_blocks = 256;
 constexpr std::uint16_t fast_commit_head = 9;
+/// Bytes of the blocks that say where the journal lies, several times those of the largest.
+constexpr std::uint64_t most_inode_blocks = 256U << 20;
 
 [[noreturn]] void corrupt(const std::string& why) {
   throw Error("FILESYSTEM_JOURNAL_CORRUPT", "the journal of an ext filesystem is damaged", why,
@@ -93,7 +95,8 @@ struct RunCollector {
 
 /// Nothing when there is nothing to replay.
 std::optional<Location> find_journal(const Image& disk, Range range, std::uint32_t most_blocks) {
-  const Ext2Handle handle = Ext2Handle::open(disk, range);
+  Ext2Handle handle = Ext2Handle::open(disk, range);
+  handle.limit_reads(most_inode_blocks);
   ext2_filsys fs = handle.get();
   if (!ext2fs_has_feature_journal(fs->super) || !ext2fs_has_feature_journal_needs_recovery(fs->super))
     return std::nullopt;

@@ -16,7 +16,7 @@ using testing::HasSubstr;
 using Kind = Evidence::Kind;
 using End = EngineOutcome::End;
 
-constexpr std::array<std::string_view, 8> kind_names{"serial", "firmware", "screen", "disk_write",
+constexpr std::array<std::string_view, 9> kind_names{"serial", "firmware", "screen", "disk_write", "disk",
                                                      "reset",  "shutdown", "fault",  "tick"};
 
 /// The evidence of a boot that was recorded: one JSON object a line.
