@@ -100,13 +100,19 @@ TEST_P(KvmBootRefuses, ByName) {
   EXPECT_THAT(boot.err, HasSubstr(GetParam().text));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, KvmBootRefuses,
-                         testing::Values(Refusal{"nothing", {}, 1, "USAGE"},
-                                         Refusal{"unknown_milestone", {"--until", "desktop", "/dev/null"}, 1, "USAGE"},
-                                         Refusal{"unknown_diagnosis", {"--explain", "NONSENSE"}, 1, "BOOT_LOOP"},
-                                         Refusal{"missing_disk", {"/nonexistent/disk"}, 2, "NOT_FOUND"},
-                                         Refusal{"not_a_disk", {"/dev/null"}, 2, "NOT_A_DISK"}),
-                         [](const auto& param_info) { return param_info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    All, KvmBootRefuses,
+    testing::Values(
+        Refusal{"nothing", {}, 1, "USAGE"},
+        Refusal{"unknown_milestone", {"--until", "desktop", "/dev/null"}, 1, "USAGE"},
+        Refusal{"unknown_diagnosis", {"--explain", "NONSENSE"}, 1, "BOOT_LOOP"},
+        Refusal{"initrd_without_kernel", {"--initrd", "/dev/null", "disk"}, 1, "--initrd requires --kernel"},
+        Refusal{
+            "kernel_and_uefi", {"--kernel", "/proc/version", "--firmware", "uefi"}, 1, "--kernel excludes --firmware"},
+        Refusal{"missing_kernel", {"--kernel", "/nonexistent/k"}, 1, "USAGE"},
+        Refusal{"missing_disk", {"/nonexistent/disk"}, 2, "NOT_FOUND"},
+        Refusal{"not_a_disk", {"/dev/null"}, 2, "NOT_A_DISK"}),
+    [](const auto& param_info) { return param_info.param.name; });
 
 TEST(KvmBoot, CpusAreGiven) {
   const TempDir temp;
@@ -114,6 +120,38 @@ TEST(KvmBoot, CpusAreGiven) {
                                      "--serial", temp.path() / "serial", make_guest("mini") / "sda.raw"});
   EXPECT_EQ(boot.exit_code, 0) << boot.out << boot.err;
   EXPECT_THAT(read_file(temp.path() / "serial"), HasSubstr("Brought up 1 node, 2 CPUs"));
+}
+
+/// A kernel of this host with its initrd, without any disk.
+TEST(KvmBoot, KernelIsStartedWithoutBootLoader) {
+  fs::path kernel;
+  for (const auto& entry : fs::directory_iterator("/boot"))
+    if (entry.path().filename().string().starts_with("vmlinuz-"))
+      kernel = entry.path();
+  fs::path initrd = kernel;
+  initrd.replace_filename("initrd.img-" +
+                          kernel.filename().string().substr(std::min<std::size_t>(8, kernel.string().size())));
+  if (!fs::exists(initrd))
+    GTEST_SKIP() << "direct boot was not tested: there is no kernel with an initrd in /boot";
+  const TempDir temp;
+  const auto boot = run("kvm-boot", {"--json", "--engine", "qemu", "--until", "initramfs", "--memory", "512",
+                                     "--kernel", kernel, "--initrd", initrd, "--append", "console=ttyS0 kvmport.test=1",
+                                     "--serial", temp.path() / "serial"});
+  EXPECT_EQ(boot.exit_code, 0) << boot.out << boot.err;
+  EXPECT_EQ(result_of(boot).at("reached").back().at("milestone"), "initramfs");
+  EXPECT_THAT(read_file(temp.path() / "serial"), HasSubstr("Command line: console=ttyS0 kvmport.test=1"));
+}
+
+TEST(KvmBoot, BuiltInEngineRefusesWhatIsNoKernel) {
+  if (run("kvm-host", {"check"}).out.find("none") != std::string::npos)
+    GTEST_SKIP() << "the built-in engine was not tested: there is no /dev/kvm";
+  const TempDir temp;
+  write_file_durably(temp.path() / "kernel", std::string(4096, 'k'));
+  const auto boot = run("kvm-boot", {"--json", "--engine", "kvm", "--kernel", temp.path() / "kernel"});
+  EXPECT_EQ(boot.exit_code, 2);
+  const json error = event_of(boot, "error");
+  EXPECT_EQ(error.at("code"), "KERNEL_IMAGE_INVALID");
+  EXPECT_THAT(error.at("hint").get<std::string>(), HasSubstr("vmlinuz"));
 }
 
 TEST(KvmBoot, TimeoutIsKept) {
