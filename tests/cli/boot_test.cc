@@ -48,6 +48,50 @@ TEST(KvmBoot, UnconvertedGuestOnVirtioIsNotProven) {
   EXPECT_THAT(boot.err, HasSubstr("initramfs after")) << "milestones are told as they come";
 }
 
+/// A guest whose kernel has no console at all is proven by what it does to its disk.
+TEST(KvmBoot, SilentGuestIsProvenByItsDisk) {
+  const TempDir temp;
+  const fs::path disk = make_guest("silent") / "sda.raw";
+  const auto boot =
+      run("kvm-boot", {"--json", "--engine", "qemu", "--memory", "256", "--serial", temp.path() / "serial", disk});
+  EXPECT_EQ(boot.exit_code, 0) << boot.out << boot.err;
+  const json verdict = result_of(boot);
+  EXPECT_EQ(verdict.at("proven"), true);
+  for (const char* milestone : {"root", "init", "login"}) {
+    const auto& reached = verdict.at("reached");
+    const auto hit =
+        std::find_if(reached.begin(), reached.end(), [&](const json& h) { return h.at("milestone") == milestone; });
+    ASSERT_NE(hit, reached.end()) << milestone;
+    EXPECT_EQ(hit->at("source"), "disk");
+  }
+  EXPECT_THAT(verdict.at("reached").back().at("evidence").get<std::string>(), HasSubstr("/sbin/getty was read"));
+  EXPECT_EQ(read_file(temp.path() / "serial"), "");
+}
+
+/// The same guest, but its init never starts a getty, or none of its programs at all: nothing says so, and nothing
+/// proves.
+TEST(KvmBoot, SilentGuestThatStopsIsNotProven) {
+  const TempDir temp(guest_cache());
+  struct Stop {
+    const char *commands, *last, *timeout;
+  };
+  for (const Stop& stop : {Stop{"rm /etc/inittab\nwrite inittab /etc/inittab\n", "init", "20"},
+                           Stop{"rm /usr/sbin/init\nsymlink /usr/sbin/init ../bin/none\n", "bootloader", "8"}}) {
+    const fs::path disk = temp.path() / "silent.raw";
+    fs::copy_file(make_guest("silent") / "sda.raw", disk, fs::copy_options::overwrite_existing);
+    write_file_durably(temp.path() / "inittab", "::sysinit:/etc/init.d/rcS\n");
+    write_file_durably(temp.path() / "commands", stop.commands);
+    must_run({"debugfs", "-w", "-f", "commands", disk.string() + "?offset=1048576"}, temp.path());
+    const auto boot =
+        run("kvm-boot", {"--json", "--engine", "qemu", "--memory", "256", "--timeout", stop.timeout, disk});
+    EXPECT_EQ(boot.exit_code, 3) << boot.out << boot.err;
+    const json verdict = result_of(boot);
+    EXPECT_EQ(verdict.at("proven"), false);
+    EXPECT_EQ(verdict.at("reached").back().at("milestone"), stop.last);
+    EXPECT_THAT(verdict.at("diagnosis").at("code").get<std::string>(), testing::AnyOf("BOOT_TIMEOUT", "BOOT_HANG"));
+  }
+}
+
 TEST(KvmBoot, DomainDescriptionGivesTheHardware) {
   const TempDir temp(guest_cache());
   const auto sources = package_guest(make_guest("mini"), "libvirt", temp.path() / "source");

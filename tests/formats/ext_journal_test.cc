@@ -365,6 +365,26 @@ TEST(ExtJournal, WithoutAJournalNothingIsDone) {
   EXPECT_EQ(ours.bytes, one.bytes());
 }
 
+TEST(Ext2Handle, FindsAndReadsFilesUntilItsLimit) {
+  const Filesystem one({"-t", "ext4"});
+  one.debugfs("symlink /os etc/os-release\nsymlink /loop loop\n");
+  const Bytes all = one.bytes();
+  const auto image = open_raw(SourceFile::from_memory(all, "memory"), OpenContext{});
+  Ext2Handle handle = Ext2Handle::open(*image, {0, all.size()});
+  const ext2_ino_t file = handle.find("/os");
+  EXPECT_NE(file, 0U);
+  EXPECT_EQ(file, handle.find("/etc/os-release"));
+  EXPECT_EQ(handle.inode(file).i_size, 8U);
+  EXPECT_EQ(handle.content(file, 3, 100), "test\n");
+  EXPECT_EQ(handle.content(file, 0, 2), "ID");
+  EXPECT_EQ(handle.find("/loop"), 0U);
+  EXPECT_EQ(handle.find("/etc/none"), 0U);
+  EXPECT_EQ(handle.inode(0).i_size, 0U);
+  EXPECT_EQ(handle.content(0, 0, 10), "");
+  handle.limit_reads(100);
+  EXPECT_EQ(handle.content(file, 0, 100), "");
+}
+
 /// Journals that this machine's kernel wrote: files of every size made, changed and removed, and the filesystem copied
 /// while it is mounted.
 class JournalsOf : public testing::TestWithParam<Shape> {};
