@@ -2,6 +2,7 @@
 // kvm-boot: boots a throw-away copy of a machine and says how far it comes. See kvm-boot(1).
 #include "cmd/cli.h"
 #include "kvmboot/disk_firmware.h"
+#include "kvmboot/hub.h"
 #include "kvmboot/judge.h"
 #include "kvmboot/patterns.h"
 #include "kvmboot/probe.h"
@@ -12,6 +13,7 @@
 #include <fmt/format.h>
 #include <numeric>
 #include <thread>
+#include <unistd.h>
 
 namespace kvmport {
 namespace {
@@ -20,9 +22,10 @@ namespace fs = std::filesystem;
 
 struct BootArguments {
   std::vector<std::string> sources;
-  std::string engine = "auto", until = "login", firmware, bus, input_format, explain;
+  std::string engine = "auto", until = "login", firmware, bus, input_format, append, explain;
   unsigned timeout = 300, memory_mib = 0, cpus = 0;
-  fs::path serial, screenshot, nvram;
+  fs::path serial, screenshot, nvram, kernel, initrd;
+  std::optional<std::string> hub;
 };
 
 /// Most bytes that the guest may write in one disk.
@@ -38,11 +41,16 @@ void add_options(CLI::App& app, BootArguments& a) {
       ->check(CLI::Range(1U, 86400U));
   app.add_option("--serial", a.serial, "Write the serial console's output to this file");
   app.add_option("--screenshot", a.screenshot, "Write the last screen to this PNG file");
-  app.add_option("--firmware", a.firmware, "bios or uefi")->check(CLI::IsMember({"bios", "uefi"}));
-  app.add_option("--nvram", a.nvram, "UEFI variables to start from; never written");
+  auto* kernel = app.add_option("--kernel", a.kernel, "Start this Linux kernel, without any boot loader")
+                     ->check(CLI::ExistingFile);
+  app.add_option("--initrd", a.initrd, "Its initial RAM disk")->check(CLI::ExistingFile)->needs(kernel);
+  app.add_option("--append", a.append, "Its command line")->needs(kernel);
+  app.add_option("--firmware", a.firmware, "bios or uefi")->check(CLI::IsMember({"bios", "uefi"}))->excludes(kernel);
+  app.add_option("--nvram", a.nvram, "UEFI variables to start from; never written")->excludes(kernel);
   app.add_option("--memory", a.memory_mib, "MiB")->check(CLI::Range(16U, 16U << 20));
   app.add_option("--cpus", a.cpus, "Virtual processors")->check(CLI::Range(1U, 255U));
   app.add_option("--bus", a.bus, "The bus of all disks")->check(CLI::IsMember({"virtio", "scsi", "sata", "ide"}));
+  app.add_option("--hub", a.hub, "Plug the network cards into this private hub, where other guests of yours may be");
   app.add_option("--input-format", a.input_format, "The disk images' format, instead of probing");
   app.add_option("--explain", a.explain, "Say what a diagnosis means and what to do, and end");
 }
@@ -93,7 +101,9 @@ void add_hardware(Prepared& p, const BootArguments& a) {
       a.memory_mib != 0 ? std::uint64_t{a.memory_mib} << 20 : (machine.memory != 0 ? machine.memory : default_memory);
   const unsigned host = std::max(1U, std::thread::hardware_concurrency());
   p.spec.cpus = a.cpus != 0 ? a.cpus : std::clamp(machine.cpu.count(), 1U, host);
-  if (!a.firmware.empty())
+  if (!a.kernel.empty())
+    p.spec.linux = LinuxBoot{a.kernel, a.initrd, a.append};
+  else if (!a.firmware.empty())
     p.spec.firmware = a.firmware == "uefi" ? Firmware::uefi : Firmware::bios;
   else if (machine.firmware != MachineFirmware::unknown)
     p.spec.firmware = machine.firmware == MachineFirmware::uefi ? Firmware::uefi : Firmware::bios;
@@ -105,14 +115,29 @@ void add_hardware(Prepared& p, const BootArguments& a) {
     p.spec.nics.push_back({nic.mac, nic_model(nic.model)});
 }
 
+/// Plugs every card into the hub; a machine without any gets one.
+void plug_in(BootSpec& spec, const fs::path& hub, const std::string& source) {
+  if (spec.nics.empty())
+    spec.nics.emplace_back();
+  for (std::size_t i = 0; i < spec.nics.size(); i++) {
+    spec.nics[i].hub = hub;
+    if (spec.nics[i].mac.empty())
+      spec.nics[i].mac = hub_mac(hub, fmt::format("{} {} {}", ::getpid(), i, source));
+  }
+}
+
 Prepared prepare(const BootArguments& a, EventSink& sink) {
+  const fs::path hub = a.hub ? hub_directory(*a.hub) : fs::path();
   Prepared p;
   SourceOptions options;
   options.input_format = a.input_format;
-  p.source = open_source_machine({a.sources.begin(), a.sources.end()}, options, sink);
-  if (p.source.images.empty())
+  if (!a.sources.empty())
+    p.source = open_source_machine({a.sources.begin(), a.sources.end()}, options, sink);
+  if (p.source.images.empty() && a.kernel.empty())
     throw Error("DISK_MISSING", "the machine has no disk to boot from");
   add_hardware(p, a);
+  if (!hub.empty())
+    plug_in(p.spec, hub, a.sources.empty() ? a.kernel.string() : a.sources.front());
   for (const std::size_t i : boot_order(p.source.machine)) {
     const MachineDisk& disk = p.source.machine.disks[i];
     p.overlays.push_back(std::make_unique<Overlay>(*p.source.images[i], fs::temp_directory_path(), overlay_cap));
@@ -154,7 +179,7 @@ int explain_code(const std::string& code, Console& console) {
 int boot(const BootArguments& a, Console& console, const StopToken& stop) {
   if (!a.explain.empty())
     return explain_code(a.explain, console);
-  if (a.sources.empty())
+  if (a.sources.empty() && a.kernel.empty())
     throw Error("USAGE", "no disk and no machine was named", {}, "kvm-boot --help says how to call it");
   const Milestone until = parse_milestone(a.until);
   const auto engine = make_engine(a.engine, console);
@@ -172,7 +197,8 @@ int boot(const BootArguments& a, Console& console, const StopToken& stop) {
 
 int main(int argc, char** argv) {
   using namespace kvmport;
-  CLI::App app{"Boots a throw-away copy of a machine, without network, and says how far it comes", "kvm-boot"};
+  CLI::App app{"Boots a throw-away copy of a machine, cut off from every network, and says how far it comes",
+               "kvm-boot"};
   BootArguments arguments;
   CommonArguments common;
   add_options(app, arguments);

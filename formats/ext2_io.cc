@@ -15,6 +15,7 @@ struct Ext2Handle::Device {
   const Image* image = nullptr;
   Overlay* overlay = nullptr; ///< null: read-only
   Range range;
+  std::uint64_t may_read = UINT64_MAX; ///< bytes
   struct Piece {
     Bytes bytes;
     std::list<std::uint64_t>::iterator age;
@@ -130,6 +131,9 @@ struct Ext2Io {
       if (__builtin_mul_overflow(block, static_cast<std::uint64_t>(channel->block_size), &offset) ||
           !d->inside(offset, length))
         return EXT2_ET_SHORT_READ;
+      if (length > d->may_read)
+        return EXT2_ET_CANCEL_REQUESTED;
+      d->may_read -= length;
       return guarded([&] { d->read(offset, {static_cast<std::byte*>(data), length}); });
     }
 
@@ -232,11 +236,39 @@ Ext2Handle::~Ext2Handle() {
     ::ext2fs_free(fs_);
 }
 
+void Ext2Handle::limit_reads(std::uint64_t bytes) {
+  device_->may_read = bytes;
+}
+
 void Ext2Handle::close() {
   if (fs_ == nullptr)
     return;
   if (errcode_t error = ::ext2fs_close_free(&fs_); error != 0)
     throw Error("GUEST_WRITE_FAILED", "an ext filesystem could not be closed", ext2_error(error));
+}
+
+ext2_ino_t Ext2Handle::find(const std::string& path) const {
+  ext2_ino_t number = 0;
+  return ::ext2fs_namei_follow(fs_, EXT2_ROOT_INO, EXT2_ROOT_INO, path.c_str(), &number) == 0 ? number : 0;
+}
+
+ext2_inode Ext2Handle::inode(ext2_ino_t number) const {
+  ext2_inode inode{};
+  return number != 0 && ::ext2fs_read_inode(fs_, number, &inode) == 0 ? inode : ext2_inode{};
+}
+
+std::string Ext2Handle::content(ext2_ino_t number, std::uint64_t offset, std::size_t most) const {
+  std::string text(most, '\0');
+  unsigned got = 0;
+  ext2_file_t file = nullptr;
+  if (number == 0 || ::ext2fs_file_open(fs_, number, 0, &file) != 0)
+    return {};
+  if (::ext2fs_file_llseek(file, offset, EXT2_SEEK_SET, nullptr) != 0 ||
+      ::ext2fs_file_read(file, text.data(), static_cast<unsigned>(most), &got) != 0)
+    got = 0;
+  ::ext2fs_file_close(file);
+  text.resize(got);
+  return text;
 }
 
 } // namespace kvmport

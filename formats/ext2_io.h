@@ -7,6 +7,7 @@
 
 #include <ext2fs/ext2fs.h>
 #include <memory>
+#include <string>
 
 namespace kvmport {
 
@@ -27,7 +28,17 @@ class Ext2Handle {
 
   /// Writes what libext2fs holds (bitmaps, group descriptors, superblock) and closes. Errors: GUEST_WRITE_FAILED.
   void close();
+  /// From now on at most this many bytes are read, repeated ones included; then reads fail. For filesystems that may be
+  /// made to be endless.
+  void limit_reads(std::uint64_t bytes);
   ext2_filsys get() const { return fs_; }
+
+  /// The inode at an absolute path whose symbolic links are followed within the filesystem; 0 when there is none.
+  ext2_ino_t find(const std::string& path) const;
+  /// All zeros when it can't be read, or `number` is 0.
+  ext2_inode inode(ext2_ino_t number) const;
+  /// At most `most` bytes of a file from `offset` on; empty when it can't be read.
+  std::string content(ext2_ino_t number, std::uint64_t offset, std::size_t most) const;
 
  private:
   struct Device;

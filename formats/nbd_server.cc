@@ -111,7 +111,7 @@ struct NbdServer::State {
   const fs::path socket_path;
   std::shared_mutex current_mutex; ///< held shared by each request, alone by switch_to
   Overlay* current;
-  WriteObserver observer;
+  Observer read_observer, write_observer;
 
   std::atomic<std::uint64_t> bytes_read{0}, bytes_written{0};
   mutable std::mutex failure_mutex;
@@ -328,6 +328,8 @@ std::uint32_t NbdServer::State::perform(const Request& request, std::span<std::b
         return nbd::err_invalid;
       current->read(range.offset, payload);
       bytes_read += range.length;
+      if (read_observer)
+        read_observer(range);
       return 0;
     case nbd::Command::write:
       if (!inside)
@@ -346,8 +348,8 @@ std::uint32_t NbdServer::State::perform(const Request& request, std::span<std::b
       return nbd::err_invalid;
     }
     bytes_written += range.length;
-    if (observer)
-      observer(range);
+    if (write_observer)
+      write_observer(range);
     return 0;
   } catch (const Error& error) {
     note_failure(error);
@@ -413,9 +415,14 @@ std::uint64_t NbdServer::bytes_written() const {
   return state_->bytes_written;
 }
 
-void NbdServer::on_write(WriteObserver observer) {
+void NbdServer::on_read(Observer observer) {
   const std::unique_lock lock(state_->current_mutex);
-  state_->observer = std::move(observer);
+  state_->read_observer = std::move(observer);
+}
+
+void NbdServer::on_write(Observer observer) {
+  const std::unique_lock lock(state_->current_mutex);
+  state_->write_observer = std::move(observer);
 }
 
 } // namespace kvmport

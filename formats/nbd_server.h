@@ -32,10 +32,11 @@ class NbdServer {
   /// Bytes read / written by clients so far.
   std::uint64_t bytes_read() const;
   std::uint64_t bytes_written() const;
-  /// Called (from a server thread) after each write or zero with its range; set before clients connect. Evidence for
-  /// the boot proof.
-  using WriteObserver = std::function<void(Range)>;
-  void on_write(WriteObserver observer);
+  /// Called (from a server thread) after each read, or each write or zero, with its range; set before clients connect.
+  /// Evidence for the boot proof.
+  using Observer = std::function<void(Range)>;
+  void on_read(Observer observer);
+  void on_write(Observer observer);
 
  private:
   struct State;

@@ -88,6 +88,13 @@ class DirtyMap {
 
   std::uint64_t size() const { return granules_; }
 
+  void clear() {
+    for (auto& page : owned_)
+      if (page)
+        for (auto& word : *page)
+          word.store(0, std::memory_order_release);
+  }
+
  private:
   using Page = std::array<std::atomic<std::uint64_t>, page_words>;
 
@@ -297,6 +304,13 @@ void Overlay::zero(Range range) {
       range.offset, range.length,
       [&](std::uint64_t at, std::uint64_t length) { state_->write_partial(at, length, nullptr); },
       [&](std::uint64_t first, std::uint64_t last) { state_->zero_full(first, last); });
+}
+
+void Overlay::clear() {
+  state_->map.clear();
+  state_->data_granules = 0;
+  if (::ftruncate(state_->file.get(), 0) != 0 || ::ftruncate(state_->file.get(), static_cast<off_t>(state_->size)) != 0)
+    throw system_error(errno, "can't empty " + state_->name);
 }
 
 std::vector<Extent> Overlay::dirty() const {

@@ -26,6 +26,8 @@ class Overlay final : public Image {
   void write(std::uint64_t offset, ByteSpan data);
   /// The range reads as zeros from now on (TRIM and WRITE_ZEROES of the guest).
   void zero(Range range);
+  /// Forgets every private write; not while another thread uses the overlay.
+  void clear();
 
   /// What differs from the base, in order, merged, aligned to granules (the last may be cut by size()).
   /// kind is data or zero.

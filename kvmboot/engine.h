@@ -72,7 +72,7 @@ struct Evidence {
     screen,     ///< the text screen changed: its lines of 80 (those scrolled away may come along), trailing blanks
                 ///< cut, joined by '\n'
     disk_write, ///< the guest wrote (text: "DISK OFFSET LENGTH")
-    disk,       ///< what the guest did with its disks shows a milestone (text: "MILESTONE: what was seen")
+    disk,       ///< what it does to its disks shows a milestone (text: its name, ": ", what was seen); disk_evidence.h
     reset,      ///< the machine reset itself
     shutdown,   ///< powered off
     fault,      ///< guest fault that ended the machine (triple fault, panic device)

@@ -5,6 +5,7 @@
 #include "kvmboot/engine_kvm.h"
 
 #include "base/sandbox.h"
+#include "kvmboot/disk_evidence.h"
 #include "kvmboot/hub.h"
 #include "kvmboot/judge.h"
 #include "kvmboot/qemu_console.h"
@@ -24,7 +25,7 @@ using std::chrono::milliseconds;
 namespace kvmport {
 namespace {
 
-constexpr milliseconds look_every{50}, tick_every{1000};
+constexpr milliseconds look_every{10}, tick_every{1000};
 constexpr std::size_t max_text = 32U << 10;
 /// Output of one console beyond this is dropped.
 constexpr std::uint64_t max_console = 16U << 20;
@@ -42,8 +43,8 @@ struct Message {
 /// The machine's process: its boots, resets included, until an end.
 class MachineProcess {
  public:
-  MachineProcess(const BootSpec& spec, const vmm::Supplies& supplies, int socket)
-      : spec_(spec), supplies_(supplies), socket_(socket), answerer_(spec.answers) {}
+  MachineProcess(const BootSpec& spec, const vmm::Supplies& supplies, DiskEvidence& disks, int socket)
+      : spec_(spec), supplies_(supplies), disks_(disks), socket_(socket), answerer_(spec.answers) {}
 
   int run() {
     End end = End::engine_failed;
@@ -106,6 +107,7 @@ class MachineProcess {
       }
       if (end == vmm::Pc::End::reset) {
         tell(Evidence::Kind::reset, "");
+        disks_.restart();
         return std::nullopt;
       }
     }
@@ -121,6 +123,8 @@ class MachineProcess {
       tell(Evidence::Kind::disk_write, note);
     for (const std::string& driver : news.drivers)
       tell(Evidence::Kind::disk, to_string(Milestone::kernel) + ": " + driver);
+    for (const std::string& seen : disks_.take())
+      tell(Evidence::Kind::disk, seen);
     if (!news.disk_failure.empty())
       failure_ = "a disk failed: " + news.disk_failure;
     disk_used_ = disk_used_ || news.disk_bytes != disk_bytes_;
@@ -135,6 +139,7 @@ class MachineProcess {
 
   const BootSpec& spec_;
   const vmm::Supplies& supplies_;
+  DiskEvidence& disks_;
   int socket_;
   Answerer answerer_;
   Clock::time_point began_ = Clock::now();
@@ -167,7 +172,10 @@ class Run {
   }
 
   EngineOutcome go(const StopToken& stop) {
-    const vmm::Supplies supplies{images_, kvm_.get(), video_.fd(), cables_, [](std::size_t, Range, bool) {}};
+    const vmm::Supplies supplies{images_, kvm_.get(), video_.fd(), cables_,
+                                 [this](std::size_t disk, Range range, bool write) {
+                                   write ? disks_.written(disk, range) : disks_.read(disk, range);
+                                 }};
     ForkedChild child([&](int socket) {
       SandboxLimits limits;
       limits.cpu = cpu_limit();
@@ -176,7 +184,7 @@ class Run {
       limits.keep = cables_;
       limits.keep.insert(limits.keep.end(), {socket, kvm_.get(), video_.fd()});
       enter_sandbox(limits);
-      return MachineProcess(spec_, supplies, socket).run();
+      return MachineProcess(spec_, supplies, disks_, socket).run();
     });
     outcome_.end = watch(child.socket(), stop);
     const ForkedChild::End end = child.finish(true);
@@ -268,6 +276,7 @@ class Run {
   vmm::VideoMemory video_;
   std::vector<std::unique_ptr<HubPort>> ports_;
   std::vector<int> cables_; ///< one for each network card; -1: none is plugged in
+  DiskEvidence disks_{spec_.disks, std::filesystem::temp_directory_path()}; ///< the machine's process works with it
   Clock::time_point began_ = Clock::now();
   std::string screen_;
   unsigned screen_start_ = 0;

@@ -3,6 +3,7 @@
 
 #include "base/process.h"
 #include "formats/nbd_server.h"
+#include "kvmboot/disk_evidence.h"
 #include "kvmboot/hub.h"
 #include "kvmboot/qemu_command.h"
 #include "kvmboot/qemu_console.h"
@@ -104,7 +105,7 @@ class Run {
   End watch(milliseconds timeout, const StopToken& stop);
   void read_console(ConsolePipe& console);
   std::optional<End> machine_events();
-  void tell_writes();
+  void tell_disks();
   void look_at_screen();
   void tick();
   void screenshot();
@@ -115,6 +116,7 @@ class Run {
   const EvidenceSink& sink_;
   TempDir temp_;
   WriteNotes writes_;
+  DiskEvidence disk_evidence_{spec_.disks, temp_.path()};
   std::vector<std::unique_ptr<NbdServer>> servers_;
   std::vector<std::unique_ptr<HubPort>> ports_;
   ConsolePipe serial_{{}, Evidence::Kind::serial}, debug_{{}, Evidence::Kind::firmware};
@@ -138,7 +140,11 @@ void Run::start() {
   for (std::size_t n = 0; n < spec_.disks.size(); n++) {
     setup.nbd_sockets.push_back(temp_.path() / ("disk" + std::to_string(n)));
     servers_.push_back(std::make_unique<NbdServer>(*spec_.disks[n].overlay, setup.nbd_sockets.back()));
-    servers_.back()->on_write([this, n](Range range) { writes_.add(n, range); });
+    servers_.back()->on_read([this, n](Range range) { disk_evidence_.read(n, range); });
+    servers_.back()->on_write([this, n](Range range) {
+      writes_.add(n, range);
+      disk_evidence_.written(n, range);
+    });
   }
   if (spec_.firmware == Firmware::uefi) {
     const UefiImages images = find_uefi_images(spec_.secure_boot, spec_.nvram);
@@ -192,6 +198,7 @@ std::optional<EngineOutcome::End> Run::machine_events() {
     if (event.name == "RESET" && event.by_guest) {
       read_console(serial_);
       emit(Evidence::Kind::reset, "");
+      disk_evidence_.restart();
     } else if (event.name == "SHUTDOWN") {
       read_console(serial_);
       emit(Evidence::Kind::shutdown, "");
@@ -208,9 +215,11 @@ std::optional<EngineOutcome::End> Run::machine_events() {
   return std::nullopt;
 }
 
-void Run::tell_writes() {
+void Run::tell_disks() {
   for (std::string& note : writes_.take())
     emit(Evidence::Kind::disk_write, std::move(note));
+  for (std::string& text : disk_evidence_.take())
+    emit(Evidence::Kind::disk, std::move(text));
 }
 
 void Run::look_at_screen() {
@@ -252,7 +261,7 @@ EngineOutcome::End Run::watch(milliseconds timeout, const StopToken& stop) {
     ::poll(polled.data(), polled.size(), static_cast<int>(round.count()));
     read_console(debug_);
     read_console(serial_);
-    tell_writes();
+    tell_disks();
     if (const auto end = machine_events())
       return *end;
     if (age() - last_tick_ >= tick_every)

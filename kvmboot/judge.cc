@@ -92,7 +92,9 @@ struct Judge::State {
   ConsoleText serial, firmware;
   std::set<std::string, std::less<>> screen; ///< the lines of the last screen
   std::vector<MilestoneHit> reached;
-  std::set<Milestone> current; ///< those of this start of the machine; `reached` has the first time of each
+  std::set<Milestone> current; ///< those of this start that a console showed; `reached` has the first time of each
+  std::set<Milestone> by_disk; ///< those of this start that the disks showed
+  std::vector<std::string> contradicted; ///< what the disks showed against a failure
   std::vector<Seen> seen;
   std::optional<Seen> before_reset; ///< the heaviest failure of earlier starts of the machine
   std::deque<std::string> recent;   ///< the last lines of any console
@@ -102,12 +104,13 @@ struct Judge::State {
 
   State(Milestone asked, Silence quiet) : until(asked), silence(std::move(quiet)) {}
 
+  void reach(Milestone m, milliseconds at, std::string_view line, std::string_view source);
   void hit(Milestone m, milliseconds at, std::string_view line, std::string_view source);
+  void disk(const Evidence& evidence);
   void look(std::string_view line, bool whole, std::string_view source, milliseconds at);
   void note(const FailureRule& rule, std::string_view line, milliseconds at);
   void text(ConsoleText& console, const Evidence& evidence, std::string_view source);
   void screen_changed(const Evidence& evidence);
-  void disk(const Evidence& evidence);
   void restarted();
   void settle(milliseconds now);
   const Seen* heaviest() const;
@@ -116,15 +119,37 @@ struct Judge::State {
   Diagnosis plain(std::string_view code) const;
 };
 
-void Judge::State::hit(Milestone m, milliseconds at, std::string_view line, std::string_view source) {
-  current.insert(m);
+void Judge::State::reach(Milestone m, milliseconds at, std::string_view line, std::string_view source) {
   if (std::none_of(reached.begin(), reached.end(), [&](const auto& h) { return h.milestone == m; }))
     reached.push_back({m, at, std::string(line), std::string(source)});
   std::stable_sort(reached.begin(), reached.end(),
                    [](const auto& a, const auto& b) { return a.milestone < b.milestone; });
+  proven = proven || m >= until;
+}
+
+void Judge::State::hit(Milestone m, milliseconds at, std::string_view line, std::string_view source) {
+  current.insert(m);
+  reach(m, at, line, source);
   last_milestone = at;
   std::erase_if(seen, [&](const Seen& s) { return s.rule->stage < m; });
-  proven = proven || m >= until;
+}
+
+/// Disks show some things late, and an initramfs that gives up may have mounted the root before: so what they show
+/// makes no failure of a console forgotten, and counts for nothing beside one after which nothing can come.
+void Judge::State::disk(const Evidence& evidence) {
+  const auto name = std::find(milestone_names.begin(), milestone_names.end(),
+                              std::string_view(evidence.text).substr(0, evidence.text.find(':')));
+  if (name == milestone_names.end())
+    return;
+  last_new = evidence.at;
+  const std::string text = plain_text(evidence.text);
+  if (std::any_of(seen.begin(), seen.end(), [](const Seen& s) { return s.rule->effect == Effect::ends; })) {
+    contradicted.push_back("against this, the disks show " + text);
+    return;
+  }
+  const auto m = static_cast<Milestone>(name - milestone_names.begin());
+  by_disk.insert(m);
+  reach(m, evidence.at, text.substr(std::min(text.size(), name->size() + 2)), "disk");
 }
 
 void Judge::State::note(const FailureRule& rule, std::string_view line, milliseconds at) {
@@ -138,7 +163,7 @@ void Judge::State::note(const FailureRule& rule, std::string_view line, millisec
 void Judge::State::look(std::string_view line, bool whole, std::string_view source, milliseconds at) {
   for (const auto& m : milestones) {
     if ((!whole && m.rule->place != Place::prompt) || current.contains(m.rule->milestone) ||
-        (m.rule->after_root && !current.contains(Milestone::root)))
+        (m.rule->after_root && !current.contains(Milestone::root) && !by_disk.contains(Milestone::root)))
       continue;
     if (found(m, line))
       hit(m.rule->milestone, at, line, source);
@@ -180,17 +205,6 @@ void Judge::State::screen_changed(const Evidence& evidence) {
   screen = std::move(now);
 }
 
-/// "MILESTONE: what was seen".
-void Judge::State::disk(const Evidence& evidence) {
-  const std::string_view text = evidence.text;
-  const std::size_t colon = text.find(": ");
-  const auto* name = std::find(milestone_names.begin(), milestone_names.end(), text.substr(0, colon));
-  if (colon == std::string_view::npos || name == milestone_names.end())
-    return;
-  last_new = evidence.at;
-  hit(static_cast<Milestone>(name - milestone_names.begin()), evidence.at, plain_text(text.substr(colon + 2)), "disk");
-}
-
 void Judge::State::restarted() {
   resets++;
   if (const Seen* worst = heaviest(); worst != nullptr && worst->rule->weight >= nameable_weight &&
@@ -198,6 +212,8 @@ void Judge::State::restarted() {
     before_reset = *worst;
   seen.clear();
   current.clear();
+  by_disk.clear();
+  contradicted.clear();
   screen.clear();
   const auto drop = [](std::string_view) {};
   serial.flush(drop);
@@ -294,11 +310,11 @@ bool Judge::feed(const Evidence& evidence) {
   case Evidence::Kind::disk_write:
     s.last_activity = evidence.at;
     break;
-  case Evidence::Kind::reset:
-    s.restarted();
-    break;
   case Evidence::Kind::disk:
     s.disk(evidence);
+    break;
+  case Evidence::Kind::reset:
+    s.restarted();
     break;
   case Evidence::Kind::shutdown:
     s.powered_off = true;
@@ -328,6 +344,7 @@ Verdict Judge::verdict(const EngineOutcome& outcome) const {
   v.cpu = outcome.cpu;
   if (!v.proven) {
     v.diagnosis = state_->diagnose(outcome);
+    v.diagnosis->lines.insert(v.diagnosis->lines.end(), state_->contradicted.begin(), state_->contradicted.end());
     if (!outcome.detail.empty() && outcome.end != EngineOutcome::End::engine_failed)
       v.diagnosis->lines.push_back(plain_text(outcome.detail));
   }

@@ -57,10 +57,6 @@ void put(const GuestMemory& memory, std::uint64_t at, ByteSpan bytes) {
   std::copy(bytes.begin(), bytes.end(), to->begin());
 }
 
-template <typename T> void put_struct(const GuestMemory& memory, std::uint64_t at, const T& value) {
-  put(memory, at, std::as_bytes(std::span(&value, 1)));
-}
-
 void need_room(std::uint64_t at, std::uint64_t size, std::uint64_t ram) {
   if (at < mib)
     invalid(fmt::format("it wants to be at {:#x}, below 1 MiB", at));
@@ -228,33 +224,27 @@ void put_zero_page(const Kernel& kernel, const Told& told, const GuestMemory& me
   zero_page.screen_info.orig_video_points = 16;
   zero_page.e820_entries = static_cast<std::uint8_t>(told.map.size());
   std::copy(told.map.begin(), told.map.end(), zero_page.e820_table);
-  put_struct(memory, zero_page_at, zero_page);
+  put(memory, zero_page_at, std::as_bytes(std::span(&zero_page, 1)));
 }
 
 /// struct hvm_start_info, version 1, its list of one module and its memory map (start_info.h).
 void put_start_info(const Told& told, const GuestMemory& memory) {
-  struct {
-    std::uint32_t magic = 0x336ec578, version = 1, flags = 0, modules = 0;
-    std::uint64_t module_list = 0, command_line = command_line_at, rsdp = 0, map = 0;
-    std::uint32_t map_entries = 0, reserved = 0;
-  } info;
-  struct {
-    std::uint64_t at, size, command_line, reserved;
-  } const module{told.initrd, told.initrd_size, 0, 0};
-  struct MapEntry {
-    std::uint64_t at, size;
-    std::uint32_t type, reserved;
-  };
-  info.modules = told.initrd_size != 0 ? 1 : 0;
-  info.module_list = start_info_at + sizeof info;
-  info.rsdp = told.rsdp;
-  info.map = info.module_list + sizeof module;
-  info.map_entries = static_cast<std::uint32_t>(told.map.size());
-  put_struct(memory, start_info_at, info);
-  put_struct(memory, info.module_list, module);
-  for (std::size_t i = 0; i < told.map.size(); i++)
-    put_struct(memory, info.map + i * sizeof(MapEntry),
-               MapEntry{told.map[i].addr, told.map[i].size, told.map[i].type, 0});
+  constexpr std::uint64_t module_at = start_info_at + 0x100, map_at = start_info_at + 0x200;
+  memory.store<std::uint32_t>(start_info_at, 0x336ec578);
+  memory.store<std::uint32_t>(start_info_at + 4, 1);
+  memory.store<std::uint32_t>(start_info_at + 12, told.initrd_size != 0 ? 1 : 0);
+  memory.store<std::uint64_t>(start_info_at + 16, module_at);
+  memory.store<std::uint64_t>(start_info_at + 24, command_line_at);
+  memory.store<std::uint64_t>(start_info_at + 32, told.rsdp);
+  memory.store<std::uint64_t>(start_info_at + 40, map_at);
+  memory.store<std::uint64_t>(start_info_at + 48, told.map.size());
+  memory.store<std::uint64_t>(module_at, told.initrd);
+  memory.store<std::uint64_t>(module_at + 8, told.initrd_size);
+  for (std::size_t i = 0; i < told.map.size(); i++) {
+    memory.store<std::uint64_t>(map_at + i * 24, told.map[i].addr);
+    memory.store<std::uint64_t>(map_at + i * 24 + 8, told.map[i].size);
+    memory.store<std::uint64_t>(map_at + i * 24 + 16, told.map[i].type);
+  }
 }
 
 /// Intel SDM volume 3, sections 3.4.5 and 4.5.

@@ -48,6 +48,50 @@ TEST(KvmBoot, UnconvertedGuestOnVirtioIsNotProven) {
   EXPECT_THAT(boot.err, HasSubstr("initramfs after")) << "milestones are told as they come";
 }
 
+/// A guest whose kernel has no console at all is proven by what it does to its disk.
+TEST(KvmBoot, SilentGuestIsProvenByItsDisk) {
+  const TempDir temp;
+  const fs::path disk = make_guest("silent") / "sda.raw";
+  const auto boot =
+      run("kvm-boot", {"--json", "--engine", "qemu", "--memory", "256", "--serial", temp.path() / "serial", disk});
+  EXPECT_EQ(boot.exit_code, 0) << boot.out << boot.err;
+  const json verdict = result_of(boot);
+  EXPECT_EQ(verdict.at("proven"), true);
+  for (const char* milestone : {"root", "init", "login"}) {
+    const auto& reached = verdict.at("reached");
+    const auto hit =
+        std::find_if(reached.begin(), reached.end(), [&](const json& h) { return h.at("milestone") == milestone; });
+    ASSERT_NE(hit, reached.end()) << milestone;
+    EXPECT_EQ(hit->at("source"), "disk");
+  }
+  EXPECT_THAT(verdict.at("reached").back().at("evidence").get<std::string>(), HasSubstr("/sbin/getty was read"));
+  EXPECT_EQ(read_file(temp.path() / "serial"), "");
+}
+
+/// The same guest, but its init never starts a getty, or none of its programs at all: nothing says so, and nothing
+/// proves.
+TEST(KvmBoot, SilentGuestThatStopsIsNotProven) {
+  const TempDir temp(guest_cache());
+  struct Stop {
+    const char *commands, *last, *timeout;
+  };
+  for (const Stop& stop : {Stop{"rm /etc/inittab\nwrite inittab /etc/inittab\n", "init", "20"},
+                           Stop{"rm /usr/sbin/init\nsymlink /usr/sbin/init ../bin/none\n", "bootloader", "8"}}) {
+    const fs::path disk = temp.path() / "silent.raw";
+    fs::copy_file(make_guest("silent") / "sda.raw", disk, fs::copy_options::overwrite_existing);
+    write_file_durably(temp.path() / "inittab", "::sysinit:/etc/init.d/rcS\n");
+    write_file_durably(temp.path() / "commands", stop.commands);
+    must_run({"debugfs", "-w", "-f", "commands", disk.string() + "?offset=1048576"}, temp.path());
+    const auto boot =
+        run("kvm-boot", {"--json", "--engine", "qemu", "--memory", "256", "--timeout", stop.timeout, disk});
+    EXPECT_EQ(boot.exit_code, 3) << boot.out << boot.err;
+    const json verdict = result_of(boot);
+    EXPECT_EQ(verdict.at("proven"), false);
+    EXPECT_EQ(verdict.at("reached").back().at("milestone"), stop.last);
+    EXPECT_THAT(verdict.at("diagnosis").at("code").get<std::string>(), testing::AnyOf("BOOT_TIMEOUT", "BOOT_HANG"));
+  }
+}
+
 TEST(KvmBoot, DomainDescriptionGivesTheHardware) {
   const TempDir temp(guest_cache());
   const auto sources = package_guest(make_guest("mini"), "libvirt", temp.path() / "source");
@@ -100,13 +144,19 @@ TEST_P(KvmBootRefuses, ByName) {
   EXPECT_THAT(boot.err, HasSubstr(GetParam().text));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, KvmBootRefuses,
-                         testing::Values(Refusal{"nothing", {}, 1, "USAGE"},
-                                         Refusal{"unknown_milestone", {"--until", "desktop", "/dev/null"}, 1, "USAGE"},
-                                         Refusal{"unknown_diagnosis", {"--explain", "NONSENSE"}, 1, "BOOT_LOOP"},
-                                         Refusal{"missing_disk", {"/nonexistent/disk"}, 2, "NOT_FOUND"},
-                                         Refusal{"not_a_disk", {"/dev/null"}, 2, "NOT_A_DISK"}),
-                         [](const auto& param_info) { return param_info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    All, KvmBootRefuses,
+    testing::Values(
+        Refusal{"nothing", {}, 1, "USAGE"},
+        Refusal{"unknown_milestone", {"--until", "desktop", "/dev/null"}, 1, "USAGE"},
+        Refusal{"unknown_diagnosis", {"--explain", "NONSENSE"}, 1, "BOOT_LOOP"},
+        Refusal{"initrd_without_kernel", {"--initrd", "/dev/null", "disk"}, 1, "--initrd requires --kernel"},
+        Refusal{
+            "kernel_and_uefi", {"--kernel", "/proc/version", "--firmware", "uefi"}, 1, "--kernel excludes --firmware"},
+        Refusal{"missing_kernel", {"--kernel", "/nonexistent/k"}, 1, "USAGE"},
+        Refusal{"missing_disk", {"/nonexistent/disk"}, 2, "NOT_FOUND"},
+        Refusal{"not_a_disk", {"/dev/null"}, 2, "NOT_A_DISK"}),
+    [](const auto& param_info) { return param_info.param.name; });
 
 TEST(KvmBoot, CpusAreGiven) {
   const TempDir temp;
@@ -114,6 +164,38 @@ TEST(KvmBoot, CpusAreGiven) {
                                      "--serial", temp.path() / "serial", make_guest("mini") / "sda.raw"});
   EXPECT_EQ(boot.exit_code, 0) << boot.out << boot.err;
   EXPECT_THAT(read_file(temp.path() / "serial"), HasSubstr("Brought up 1 node, 2 CPUs"));
+}
+
+/// A kernel of this host with its initrd, without any disk.
+TEST(KvmBoot, KernelIsStartedWithoutBootLoader) {
+  fs::path kernel;
+  for (const auto& entry : fs::directory_iterator("/boot"))
+    if (entry.path().filename().string().starts_with("vmlinuz-"))
+      kernel = entry.path();
+  fs::path initrd = kernel;
+  initrd.replace_filename("initrd.img-" +
+                          kernel.filename().string().substr(std::min<std::size_t>(8, kernel.string().size())));
+  if (!fs::exists(initrd))
+    GTEST_SKIP() << "direct boot was not tested: there is no kernel with an initrd in /boot";
+  const TempDir temp;
+  const auto boot = run("kvm-boot", {"--json", "--engine", "qemu", "--until", "initramfs", "--memory", "512",
+                                     "--kernel", kernel, "--initrd", initrd, "--append", "console=ttyS0 kvmport.test=1",
+                                     "--serial", temp.path() / "serial"});
+  EXPECT_EQ(boot.exit_code, 0) << boot.out << boot.err;
+  EXPECT_EQ(result_of(boot).at("reached").back().at("milestone"), "initramfs");
+  EXPECT_THAT(read_file(temp.path() / "serial"), HasSubstr("Command line: console=ttyS0 kvmport.test=1"));
+}
+
+TEST(KvmBoot, BuiltInEngineRefusesWhatIsNoKernel) {
+  if (run("kvm-host", {"check"}).out.find("none") != std::string::npos)
+    GTEST_SKIP() << "the built-in engine was not tested: there is no /dev/kvm";
+  const TempDir temp;
+  write_file_durably(temp.path() / "kernel", std::string(4096, 'k'));
+  const auto boot = run("kvm-boot", {"--json", "--engine", "kvm", "--kernel", temp.path() / "kernel"});
+  EXPECT_EQ(boot.exit_code, 2);
+  const json error = event_of(boot, "error");
+  EXPECT_EQ(error.at("code"), "KERNEL_IMAGE_INVALID");
+  EXPECT_THAT(error.at("hint").get<std::string>(), HasSubstr("vmlinuz"));
 }
 
 TEST(KvmBoot, TimeoutIsKept) {

@@ -114,10 +114,14 @@ TEST_F(NbdServerTest, NbdcopyReadsAndWritesEveryByte) {
 TEST_F(NbdServerTest, QemuWritesZerosTrimsAndCompares) {
   serve(8 << 20);
   std::mutex mutex;
-  std::vector<Range> seen;
+  std::vector<Range> seen, seen_read;
   server->on_write([&](Range range) {
     const std::lock_guard lock(mutex);
     seen.push_back(range);
+  });
+  server->on_read([&](Range range) {
+    const std::lock_guard lock(mutex);
+    seen_read.push_back(range);
   });
   const std::string out =
       must_run({"qemu-io", "-f", "raw", "-c", "write -P 0x41 1000 5000", "-c", "write -z 2097152 65536", "-c",
@@ -130,6 +134,8 @@ TEST_F(NbdServerTest, QemuWritesZerosTrimsAndCompares) {
   EXPECT_TRUE(is_zero(read_all(*overlay, 2097152, 65536)));
   const std::lock_guard lock(mutex);
   EXPECT_NE(std::find(seen.begin(), seen.end(), Range{2097152, 65536}), seen.end());
+  EXPECT_NE(std::find(seen_read.begin(), seen_read.end(), Range{2097152, 65536}), seen_read.end());
+  EXPECT_EQ(std::find(seen_read.begin(), seen_read.end(), Range{7340032, 4096}), seen_read.end());
 }
 
 TEST_F(NbdServerTest, SwitchesToAnotherOverlayUnderAClient) {

@@ -36,6 +36,22 @@ TEST(Overlay, ReadsThroughUntilWritten) {
   EXPECT_EQ(overlay.used(), 4096U);
 }
 
+TEST(Overlay, ClearForgetsEveryWrite) {
+  const TempDir dir;
+  MemoryDisk disk(random_bytes(100000, 1));
+  Overlay overlay(*disk.image, dir.path(), 8192);
+  for (int i = 0; i < 3; i++) {
+    overlay.write(5000, as_bytes("hello"));
+    overlay.zero({40960, 4096});
+    overlay.clear();
+    EXPECT_EQ(read_all(overlay, 0, 100000), disk.bytes);
+    EXPECT_TRUE(overlay.dirty().empty());
+    EXPECT_EQ(overlay.used(), 0U);
+  }
+  overlay.write(0, Bytes(8192, std::byte{1})); // all of the room is there again
+  EXPECT_EQ(read_all(overlay, 8192, 4096), Bytes(disk.bytes.begin() + 8192, disk.bytes.begin() + 12288));
+}
+
 TEST(Overlay, EveryMixOfWritesAndZerosMatchesAModel) {
   const TempDir dir;
   for (const std::size_t size : {std::size_t{4096}, std::size_t{5000}, std::size_t{300001}, std::size_t{262144}}) {

@@ -64,14 +64,43 @@ INSTANTIATE_TEST_SUITE_P(All, Guests,
                            return name;
                          });
 
-/// The proof can fail: the same disk, unchanged, on the new hardware.
-TEST(Unconverted, MiniStopsWithoutItsRootDevice) {
-  const fs::path guest = make_guest("mini");
-  const ProcessResult result =
-      run_process({command("kvm-boot").string(), (guest / "sda.raw").string(), "--json"}, std::chrono::minutes(20));
+struct Unchanged {
+  const char* guest;
+  const char* diagnosis;
+};
+
+class Unconverted : public testing::TestWithParam<Unchanged> {};
+
+/// The proof can fail: the same disks, unchanged, on the new hardware.
+TEST_P(Unconverted, IsDiagnosed) {
+  const fs::path guest = make_guest(GetParam().guest);
+  const json description = json::parse(read_file(guest / "guest.json"));
+  std::vector<std::string> argv{command("kvm-boot").string(),
+                                "--json",
+                                "--bus",
+                                "virtio",
+                                "--firmware",
+                                description["firmware"].get<std::string>()};
+  for (const auto& disk : description["disks"])
+    argv.push_back((guest / disk.get<std::string>()).string());
+  const ProcessResult result = run_process(argv, std::chrono::minutes(25));
   EXPECT_EQ(result.exit_code, 3) << result.out << result.err;
-  EXPECT_NE(result.out.find("ROOT_DEVICE_MISSING"), std::string::npos) << result.out;
+  const json verdict = json::parse(result.out.substr(result.out.rfind('\n', result.out.size() - 2) + 1));
+  EXPECT_EQ(verdict["diagnosis"]["code"], GetParam().diagnosis) << result.out;
+  EXPECT_FALSE(verdict["diagnosis"]["lines"].empty());
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    All, Unconverted,
+    testing::Values(Unchanged{"reference", "ROOT_DEVICE_MISSING"}, Unchanged{"uefi-lvm", "UEFI_SHELL"},
+                    Unchanged{"dracut-xfs", "ROOT_DEVICE_MISSING"}, Unchanged{"luks-data", "ROOT_DEVICE_MISSING"},
+                    Unchanged{"sdboot", "ROOT_DEVICE_MISSING"}, Unchanged{"extlinux", "ROOT_DEVICE_MISSING"},
+                    Unchanged{"mini", "ROOT_DEVICE_MISSING"}),
+    [](const auto& info) {
+      std::string name = info.param.guest;
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
 
 TEST(DryRun, PrintsThePlanAndTouchesNothing) {
   const fs::path guest = make_guest("mini");

@@ -1,4 +1,4 @@
-# Guests with Debian's kernel and a busybox userland: mini, luks-data, sdboot, extlinux. Made of the host's installed packages
+# Guests with Debian's kernel and a busybox userland: mini, silent, luks-data, sdboot, extlinux. Made of the host's installed packages
 # linux-image-amd64, busybox-static, initramfs-tools and the boot loaders, in seconds. Sourced by make-guest.
 
 # Modules of the initramfs: what the old hardware needs and nothing else.
@@ -88,7 +88,9 @@ mountpoint -q /sys || mount -t sysfs sysfs /sys
 mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
 mount -o remount,rw /
 hostname -F /etc/hostname
-find /sys/devices -name modalias -exec cat {} + | grep -E '^(pci|virtio):' | sort -u | xargs -n 1 modprobe -b -q 2>/dev/null
+for bus in pci virtio; do # the driver of a PCI device may bring virtio devices
+    find /sys/devices -name modalias -exec cat {} + | grep "^$bus:" | sort -u | xargs -n 1 modprobe -b -q 2>/dev/null
+done
 mount -a
 swapon -a 2>/dev/null
 mkdir -p /run/network
@@ -130,6 +132,50 @@ guest_mini() {
     small_grub_cfg "$v" >"$tree/boot/grub/grub.cfg"
     make_ext4 "$out/sda.raw" 1 255 root "$tree"
     describe bios ide 256 52:54:00:4b:56:01 "$v" "busybox userland, static 192.168.77.10 on eth0, consoles ttyS0 and tty1"
+}
+
+# silent_initramfs TREE VERSION: an initramfs that mounts /dev/vda1 and starts its init without a word. One of initramfs-tools can't
+# start an init where /dev/console can't be opened.
+silent_initramfs() {
+    local small=$out/work/initramfs file
+    mkdir -p "$small"/{bin,dev,root,lib/modules}
+    cp /bin/busybox "$small/bin/"
+    {
+        echo '#!/bin/busybox sh'
+        echo '/bin/busybox mount -t devtmpfs dev /dev'
+        echo 'exec </dev/null >/dev/null 2>&1'
+        modprobe -S "$2" -aD virtio_pci virtio_blk ext4 crc32c_generic 2>/dev/null | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' |
+            while read -r file; do
+                cp "$file" "$small/lib/modules/"
+                echo "/bin/busybox insmod /lib/modules/${file##*/}"
+            done
+        echo 'until /bin/busybox mount -t ext4 -o ro /dev/vda1 /root; do /bin/busybox sleep 0.1; done'
+        echo '/bin/busybox mount -o move /dev /root/dev'
+        echo 'exec /bin/busybox switch_root /root /sbin/init'
+    } >"$small/init"
+    chmod 755 "$small/init"
+    (cd "$small" && find . | cpio --quiet -o -H newc | gzip -1) >"$1/boot/initrd.img-$2"
+}
+
+# A guest that was moved to virtio and has no console: once the kernel runs, nothing is seen of it on a serial port or on the screen.
+# Its getty is a program of its own, on a terminal that is not shown.
+guest_silent() {
+    local tree=$out/work/root v
+    v=$(host_kernel)
+    mkdir -p "$tree"
+    small_root "$tree" silent
+    rm "$tree/usr/sbin/getty"
+    install -m 755 /bin/busybox "$tree/usr/sbin/getty"
+    printf '::sysinit:/etc/init.d/rcS\ntty3::respawn:/sbin/getty 38400 tty3 linux\n' >"$tree/etc/inittab"
+    small_kernel "$tree" "$v" gzip
+    silent_initramfs "$tree" "$v"
+    echo '/dev/vda1 / ext4 errors=remount-ro 0 1' >"$tree/etc/fstab"
+    make_disk "$out/sda.raw" 256 <<<'label: dos
+        start=2048, type=83, bootable'
+    grub_bios "$out/sda.raw" ext2 "$tree"
+    small_grub_cfg "$v" | sed '/echo/d; s|root=/dev/sda1.*|quiet console=null|' >"$tree/boot/grub/grub.cfg"
+    make_ext4 "$out/sda.raw" 1 255 root "$tree"
+    describe bios virtio 256 52:54:00:4b:56:08 "$v" "busybox userland, virtio, no console at all, a getty of its own on tty3"
 }
 
 # mini with two data disks: ext4 on /dev/sdb1, and a LUKS2 volume on /dev/sdc1 that holds an ext4.

@@ -4,12 +4,14 @@
 #include "base/file.h"
 #include "kvmboot/engine_kvm.h"
 #include "kvmboot/engine_qemu.h"
+#include "kvmboot/hub.h"
 #include "kvmboot/judge.h"
 #include "kvmboot/probe.h"
 #include "kvmboot/uefi_images.h"
 #include "tests/kvmboot/boot_sector.h"
 #include "tests/support/tempdir.h"
 
+#include <cstring>
 #include <gmock/gmock.h>
 
 namespace kvmport {
@@ -179,6 +181,36 @@ TEST_P(EveryEngine, CardsArePluggedIntoTheirHubAndUnpluggedAtTheEnd) {
   EXPECT_EQ(outcome.end, EngineOutcome::End::judged) << outcome.detail;
   EXPECT_EQ(most, 2);
   EXPECT_FALSE(std::filesystem::exists(hub));
+}
+
+/// The guest sends a frame and writes what it gets for an answer to the serial port.
+TEST_P(EveryEngine, FramesGoToTheHubAndComeFromIt) {
+  const std::string object = temp_.path() / "network.o", sector = temp_.path() / "network";
+  test::must_run({"as", "--32", "tests/kvmboot/data/network.s", "-o", object});
+  test::must_run({"ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", object, "-o", sector});
+  const std::string code = read_file(sector), text = "answer";
+  disk(Bytes(as_bytes(code).begin(), as_bytes(code).end()));
+  HubPort port(temp_.path() / "hub");
+  spec_.nics = {{"52:54:00:00:00:01", "virtio", temp_.path() / "hub"}};
+  Bytes question, answer(60);
+  std::memcpy(answer.data() + min_frame, text.data(), text.size());
+  std::memset(answer.data(), 0xff, 6); // to all
+  std::string serial;
+  const auto outcome = make()->run(
+      spec_,
+      [&](const Evidence& e) {
+        if (auto frame = port.receive()) {
+          question = std::move(*frame);
+          port.send(answer);
+        }
+        serial += e.kind == Evidence::Kind::serial ? e.text : "";
+        return serial.find(text) == std::string::npos;
+      },
+      stop_);
+  EXPECT_EQ(outcome.end, EngineOutcome::End::judged) << outcome.detail;
+  Bytes expected(60);
+  std::memcpy(expected.data() + min_frame, "ping", 4);
+  EXPECT_EQ(question, expected);
 }
 
 class EveryBus : public QemuEngine, public testing::WithParamInterface<DiskBus> {};

@@ -354,6 +354,56 @@ TEST(Judge, CutsLinesOfAScreenThatNoScreenHas) { // a machine's process that its
   EXPECT_EQ(judge.reached().back().evidence, line.substr(0, 512));
 }
 
+TEST(Judge, DisksProveWhatNoConsoleShows) {
+  Judge judge(Milestone::login);
+  EXPECT_TRUE(judge.feed({Kind::firmware, milliseconds(100), "SeaBIOS (version 1.16.2)\n"}));
+  EXPECT_TRUE(judge.feed({Kind::disk, milliseconds(9000), "root: partition 1 was mounted"}));
+  EXPECT_TRUE(judge.feed({Kind::disk, milliseconds(9500), "nonsense: x"}));
+  EXPECT_TRUE(judge.feed({Kind::disk, milliseconds(9600), ""}));
+  EXPECT_FALSE(judge.feed({Kind::disk, milliseconds(9700), "login: /sbin/agetty was read"}));
+  const Verdict v = judge.verdict({End::judged, "", {}, {}});
+  EXPECT_TRUE(v.proven);
+  EXPECT_THAT(reached(v), testing::ElementsAre(Milestone::firmware, Milestone::root, Milestone::login));
+  EXPECT_EQ(v.reached.back().source, "disk");
+  EXPECT_EQ(v.reached.back().evidence, "/sbin/agetty was read");
+}
+
+/// The console's words stand against the disks'.
+TEST(Judge, AFailureThatAConsoleShowedOutweighsTheDisks) {
+  for (const std::string failure : {"[    9.0] Kernel panic - not syncing: Attempted to kill init!\n",
+                                    "No init found. Try passing init= bootarg.\n(initramfs) "}) {
+    Judge judge(Milestone::login);
+    judge.feed({Kind::serial, milliseconds(1000), kernel_line});
+    judge.feed({Kind::disk, milliseconds(2000), "root: partition 1 was mounted"});
+    judge.feed({Kind::serial, milliseconds(3000), failure});
+    judge.feed({Kind::disk, milliseconds(3500), "login: /var/log/wtmp says that a login waits"});
+    EXPECT_FALSE(judge.feed({Kind::tick, milliseconds(30000), ""}));
+    const Verdict v = judge.verdict({End::judged, "", {}, {}});
+    EXPECT_FALSE(v.proven);
+    EXPECT_EQ(v.reached.back().milestone, Milestone::root);
+    EXPECT_EQ(v.diagnosis.value().code, failure.front() == '[' ? "KERNEL_PANIC" : "NO_INIT");
+    EXPECT_THAT(v.diagnosis->lines, Contains(HasSubstr("against this, the disks show login: /var/log/wtmp")));
+  }
+}
+
+TEST(Judge, DisksMakeNoFailureForgottenThatOnlyWeakens) {
+  Judge judge(Milestone::login);
+  judge.feed({Kind::serial, milliseconds(1000), kernel_line});
+  judge.feed({Kind::serial, milliseconds(2000), "Warning: /dev/disk/by-uuid/12 does not exist\n"});
+  judge.feed({Kind::disk, milliseconds(3000), "root: partition 1 was mounted"});
+  EXPECT_EQ(judge.verdict({End::timeout, "", {}, {}}).diagnosis.value().code, "ROOT_DEVICE_MISSING");
+  EXPECT_FALSE(judge.feed({Kind::disk, milliseconds(4000), "login: /sbin/agetty was read"}));
+}
+
+TEST(Judge, ARestartForgetsWhatTheDisksShowed) {
+  Judge judge(Milestone::init);
+  judge.feed({Kind::disk, milliseconds(2000), "root: partition 1 was mounted"});
+  judge.feed({Kind::reset, milliseconds(3000), ""});
+  EXPECT_TRUE(judge.feed({Kind::serial, milliseconds(4000), "Welcome to Arch Linux!\n"})) << "an initramfs says it too";
+  judge.feed({Kind::disk, milliseconds(5000), "root: partition 1 was mounted"});
+  EXPECT_FALSE(judge.feed({Kind::serial, milliseconds(6000), "Welcome to Debian GNU/Linux 12 (bookworm)!\n"}));
+}
+
 TEST(Judge, EngineAndGuestFailuresAreToldApart) {
   const auto code = [](EngineOutcome outcome) { return Judge(Milestone::login).verdict(outcome).diagnosis.value(); };
   EXPECT_EQ(code({End::engine_failed, "qemu: no", {}, {}}).code, "ENGINE_FAILED");
