@@ -157,7 +157,8 @@ TEST_P(Payload, PvhIsToldCommandLineInitrdAndMemory) {
   spec_.linux = LinuxBoot{payload("boot.elf"), temp_.path() / "initrd", "root=/dev/vda quiet"};
   const std::string text = run();
   EXPECT_THAT(text, HasSubstr(fmt::format("entered by PVH\nmagic {}\n", 0x336ec578)));
-  EXPECT_THAT(text, HasSubstr("command line: root=/dev/vda quiet\ninitrd: what the initrd holds\n"));
+  EXPECT_THAT(text,
+              HasSubstr("command line: root=/dev/vda quiet\ninitrd: what the initrd holds\nacpi RSD PTR sum 0\n"));
   if (!built_in())
     return; // QEMU's map has its firmware's tables in it
   EXPECT_THAT(values(text, "ram"),
@@ -181,7 +182,7 @@ TEST_P(LinuxPayload, VmlinuxIsEnteredInLongModeWithAZeroPage) {
   spec_.linux = LinuxBoot{patched("boot.elf", {{note, '\x11'}}), temp_.path() / "initrd", "quiet"};
   EXPECT_EQ(run(),
             fmt::format("entered by the 64-bit protocol\nheader {}\ncommand line: quiet\ninitrd: what the initrd "
-                        "holds\nram 0 {}\nram {} {}\ndone\n",
+                        "holds\nacpi RSD PTR sum 0\nram 0 {}\nram {} {}\ndone\n",
                         0x53726448, 0x9fc00, 1U << 20, 63U << 20));
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
-   Says what it was given: by which protocol, the command line, the initrd as text, and the memory map. */
+   Says what it was given: by which protocol, the command line, the initrd as text, where ACPI begins, the memory map. */
 #include "payload.h"
 
 static uint32_t at32(uint64_t at) { return *(const uint32_t*)at; }
@@ -14,6 +14,16 @@ static void tell_memory(uint64_t at, uint64_t entries, uint64_t entry_size) {
     }
 }
 
+/* ACPI 6.4, section 5.2.5.3: eight letters, and 20 bytes whose sum is 0. */
+static void tell_acpi(uint64_t at) {
+  uint8_t sum = 0;
+  for (unsigned i = 0; i < 20; i++)
+    sum = (uint8_t)(sum + ((const uint8_t*)at)[i]);
+  say("acpi ");
+  say_bytes((const char*)at, 8);
+  tell("sum", sum);
+}
+
 void payload_main(uint64_t told, int by_pvh) {
   say(by_pvh ? "entered by PVH\n" : "entered by the 64-bit protocol\n");
   tell(by_pvh ? "magic" : "header", at32(told + (by_pvh ? 0 : 0x202)));
@@ -25,6 +35,7 @@ void payload_main(uint64_t told, int by_pvh) {
   else if (at32(told + 12) == 1)
     say_bytes((const char*)at64(at64(told + 16)), at64(at64(told + 16) + 8));
   say("\n");
+  tell_acpi(at64(told + (by_pvh ? 32 : 0x70)));
   if (by_pvh)
     tell_memory(at64(told + 40), at32(told + 48), 24);
   else
