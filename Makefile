@@ -94,7 +94,7 @@ $(foreach t,$(TEST_ROOMS),$(eval $(call test_rule,$(t))))
 PAYLOAD_FLAGS := -m64 -O2 -Wall -Wextra -Werror -ffreestanding -nostdlib -static -fno-pie -no-pie -mno-red-zone \
   -mgeneral-regs-only -fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables \
   -fno-tree-loop-distribute-patterns -Wl,--build-id=none -Wl,-z,noexecstack
-PAYLOADS := $(patsubst %,$(B)/payload/%,boot.elf timer.elf disk.elf pm32.elf bzimage.bin real16.bin)
+PAYLOADS := $(patsubst %,$(B)/payload/%,boot.elf timer.elf disk.elf pm32.elf bzimage.bin real16.bin flash.bin)
 payload_src = tests/kvmboot/payload/$(1)
 
 $(B)/payload/%.elf: $(call payload_src,start.S) $(call payload_src,%.c) $(call payload_src,payload.h) $(call payload_src,payload.ld)
