@@ -26,38 +26,27 @@ constexpr int nameable_weight = 15;
 constexpr std::size_t max_quoted = 10;
 constexpr std::size_t recent_lines = 6;
 
-struct CompiledMilestone {
-  const MilestoneRule* rule;
-  std::optional<std::regex> regex;
-};
-struct CompiledFailure {
-  const FailureRule* rule;
-  std::optional<std::regex> regex;
-};
-
-template <class Compiled, class Rule> std::vector<Compiled> compile(std::span<const Rule> rules) {
-  std::vector<Compiled> out;
-  for (const Rule& r : rules) {
-    out.push_back({&r, {}});
-    if (r.regex != nullptr)
-      out.back().regex.emplace(r.regex, std::regex::ECMAScript | std::regex::optimize);
+/// A rule whose regex is compiled when its needle is first found: few ever are, and a regex takes tens of microseconds.
+template <class Rule> class Matcher {
+ public:
+  explicit Matcher(const Rule& r) : rule(&r) {}
+  const Rule* rule;
+  bool found(std::string_view line) {
+    if (line.find(rule->needle) == std::string_view::npos)
+      return false;
+    if (rule->regex == nullptr)
+      return true;
+    if (!regex_)
+      regex_.emplace(rule->regex, std::regex::ECMAScript | std::regex::optimize);
+    return std::regex_search(line.begin(), line.end(), *regex_);
   }
-  return out;
-}
 
-/// Once for all judges, as it takes milliseconds.
-const std::vector<CompiledMilestone>& compiled_milestones() {
-  static const auto compiled = compile<CompiledMilestone>(milestone_rules());
-  return compiled;
-}
-const std::vector<CompiledFailure>& compiled_failures() {
-  static const auto compiled = compile<CompiledFailure>(failure_rules());
-  return compiled;
-}
+ private:
+  std::optional<std::regex> regex_;
+};
 
-template <class Compiled> bool found(const Compiled& c, std::string_view line) {
-  return line.find(c.rule->needle) != std::string_view::npos &&
-         (!c.regex || std::regex_search(line.begin(), line.end(), *c.regex));
+template <class Rule> std::vector<Matcher<Rule>> matchers(std::span<const Rule> rules) {
+  return {rules.begin(), rules.end()};
 }
 
 /// A failure that was seen and not overtaken by a later milestone.
@@ -86,8 +75,8 @@ Milestone parse_milestone(const std::string& name) {
 struct Judge::State {
   const Milestone until;
   const Silence silence;
-  const std::vector<CompiledMilestone>& milestones = compiled_milestones();
-  const std::vector<CompiledFailure>& failures = compiled_failures();
+  std::vector<Matcher<MilestoneRule>> milestones = matchers(milestone_rules());
+  std::vector<Matcher<FailureRule>> failures = matchers(failure_rules());
 
   ConsoleText serial, firmware;
   std::set<std::string, std::less<>> screen; ///< the lines of the last screen
@@ -161,16 +150,16 @@ void Judge::State::note(const FailureRule& rule, std::string_view line, millisec
 }
 
 void Judge::State::look(std::string_view line, bool whole, std::string_view source, milliseconds at) {
-  for (const auto& m : milestones) {
+  for (auto& m : milestones) {
     if ((!whole && m.rule->place != Place::prompt) || current.contains(m.rule->milestone) ||
         (m.rule->after_root && !current.contains(Milestone::root) && !by_disk.contains(Milestone::root)))
       continue;
-    if (found(m, line))
+    if (m.found(line))
       hit(m.rule->milestone, at, line, source);
   }
   const Milestone stage = current.empty() ? Milestone::firmware : *current.rbegin();
-  for (const auto& f : failures)
-    if ((whole || f.rule->place == Place::prompt) && f.rule->stage >= stage && found(f, line))
+  for (auto& f : failures)
+    if ((whole || f.rule->place == Place::prompt) && f.rule->stage >= stage && f.found(line))
       note(*f.rule, line, at);
 }
 

@@ -30,7 +30,7 @@ class BuiltInEngine : public testing::Test {
         run_process(convert_argv(sources, dir_.path() / "out", {"--no-boot", "--name", "m", "--format", format}),
                     std::chrono::minutes(10));
     ASSERT_EQ(result.exit_code, 3) << result.out << result.err;
-    image_ = open_image(dir_.path() / "out" / ("m-sda." + format));
+    image_ = open_image(dir_.path() / "out" / ("m-sda." + (format == "raw" ? std::string("img") : format)));
     overlay_ = std::make_unique<Overlay>(*image_, dir_.path(), 1ULL << 30);
     spec_.disks = {{overlay_.get(), DiskBus::virtio_blk, 512, ""}};
     spec_.memory = 256U << 20;

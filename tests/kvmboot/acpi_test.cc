@@ -253,15 +253,14 @@ TEST(Acpi, SeaBiosTakesTheTables) {
   spec.disks.push_back({&overlay, DiskBus::virtio_blk, 512, ""});
   std::string serial;
   StopToken stop;
-  const EngineOutcome outcome = make_kvm_engine()
-                                    ->run(
-                                        spec,
-                                        [&](const Evidence& e) {
-                                          if (e.kind == Evidence::Kind::serial)
-                                            serial += e.text;
-                                          return serial.find('\n') == std::string::npos;
-                                        },
-                                        stop);
+  const EngineOutcome outcome = make_kvm_engine()->run(
+      spec,
+      [&](const Evidence& e) {
+        if (e.kind == Evidence::Kind::serial)
+          serial += e.text;
+        return serial.find('\n') == std::string::npos;
+      },
+      stop);
   EXPECT_EQ(outcome.end, EngineOutcome::End::judged) << outcome.detail;
   EXPECT_EQ(serial, "KVMPRT\n");
 }

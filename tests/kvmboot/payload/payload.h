@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
-   What the payloads share: ports, the serial console, interrupt gates, the old interrupt controllers and the local APIC.
-   Freestanding: nothing is below. */
+   What the payloads share: ports, the serial console, interrupt gates, the old interrupt controllers and the local
+   APIC. Freestanding: nothing is below. */
 #pragma once
 
 #include <stdint.h>
 
 typedef volatile uint8_t* Registers;
 
-static inline void out8(uint16_t port, uint8_t v) { __asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port)); }
-static inline void out32(uint16_t port, uint32_t v) { __asm__ volatile("outl %0, %1" ::"a"(v), "Nd"(port)); }
+static inline void out8(uint16_t port, uint8_t v) {
+  __asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port));
+}
+static inline void out32(uint16_t port, uint32_t v) {
+  __asm__ volatile("outl %0, %1" ::"a"(v), "Nd"(port));
+}
 static inline uint8_t in8(uint16_t port) {
   uint8_t v;
   __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port));
@@ -19,8 +23,12 @@ static inline uint32_t in32(uint16_t port) {
   __asm__ volatile("inl %1, %0" : "=a"(v) : "Nd"(port));
   return v;
 }
-static inline uint32_t get32(Registers at) { return *(volatile uint32_t*)at; }
-static inline void put32(Registers at, uint32_t v) { *(volatile uint32_t*)at = v; }
+static inline uint32_t get32(Registers at) {
+  return *(volatile uint32_t*)at;
+}
+static inline void put32(Registers at, uint32_t v) {
+  *(volatile uint32_t*)at = v;
+}
 
 /* --- the console -------------------------------------------------------------------------------------------------- */
 
@@ -107,6 +115,12 @@ static inline void end_pic_interrupt(void) {
 
 /* The local APIC (Intel SDM volume 3, chapter 11). */
 static const Registers apic = (Registers)0xfee00000;
-static inline void enable_apic(void) { put32(apic + 0xf0, 0x1ff); }
-static inline uint32_t apic_number(void) { return get32(apic + 0x20) >> 24; }
-static inline void end_apic_interrupt(void) { put32(apic + 0xb0, 0); }
+static inline void enable_apic(void) {
+  put32(apic + 0xf0, 0x1ff);
+}
+static inline uint32_t apic_number(void) {
+  return get32(apic + 0x20) >> 24;
+}
+static inline void end_apic_interrupt(void) {
+  put32(apic + 0xb0, 0);
+}
