@@ -43,7 +43,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace kvmport::fuzz;
   Input in(data, size);
   vmm::LinuxImages images;
-  images.initrd.assign(in.number(2) * 32, 'i');
+  images.initrd.assign(in.number(2) * 8, 'i');
   images.command_line.assign(in.number(1) * 16, 'c');
   images.kernel = as_text(in.take(size));
   vmm::GuestMemory& memory = guarded_memory(2U << 20);
