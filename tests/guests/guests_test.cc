@@ -79,6 +79,9 @@ TEST_P(Unconverted, IsDiagnosed) {
                                 "--json",
                                 "--bus",
                                 "virtio",
+                                // dracut's systemd waits for its root without end: only the time-out ends that one.
+                                "--timeout",
+                                "75",
                                 "--firmware",
                                 description["firmware"].get<std::string>()};
   for (const auto& disk : description["disks"])
