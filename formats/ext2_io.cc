@@ -13,7 +13,7 @@ struct Ext2Handle::Device {
   static constexpr std::size_t pieces_kept = 256;
 
   const Image* image = nullptr;
-  Overlay* overlay = nullptr; ///< null: read-only
+  WritableImage* writable = nullptr; ///< null: read-only
   Range range;
   std::uint64_t may_read = UINT64_MAX; ///< bytes
   struct Piece {
@@ -60,7 +60,7 @@ void Ext2Handle::Device::read(std::uint64_t offset, std::span<std::byte> out) {
 }
 
 void Ext2Handle::Device::write(std::uint64_t offset, ByteSpan data) {
-  overlay->write(range.offset + offset, data);
+  writable->write(range.offset + offset, data);
   for (std::size_t done = 0; done < data.size();) {
     const std::uint64_t at = offset + done;
     const std::size_t from = at % piece;
@@ -141,7 +141,7 @@ struct Ext2Io {
       Device* d = device(channel);
       const std::uint64_t length = bytes(channel, count);
       std::uint64_t offset = 0;
-      if (d->overlay == nullptr)
+      if (d->writable == nullptr)
         return EROFS;
       if (__builtin_mul_overflow(block, static_cast<std::uint64_t>(channel->block_size), &offset) ||
           !d->inside(offset, length))
@@ -157,7 +157,7 @@ struct Ext2Io {
     }
     static errcode_t write_byte(io_channel channel, unsigned long offset, int count, const void* data) {
       Device* d = device(channel);
-      if (d->overlay == nullptr)
+      if (d->writable == nullptr)
         return EROFS;
       if (count < 0 || !d->inside(offset, static_cast<std::uint64_t>(count)))
         return EXT2_ET_SHORT_WRITE;
@@ -199,7 +199,7 @@ Ext2Handle::Ext2Handle(std::unique_ptr<Device> device) : device_(std::move(devic
   char name[32];
   std::snprintf(name, sizeof name, "%p", static_cast<void*>(device_.get()));
   int flags = EXT2_FLAG_64BITS;
-  if (device_->overlay != nullptr)
+  if (device_->writable != nullptr)
     flags |= EXT2_FLAG_RW;
   if (errcode_t error = ::ext2fs_open(name, flags, 0, 0, Ext2Io::Calls<Device>::manager(), &fs_); error != 0)
     throw Error("GUEST_READ_FAILED", "an ext filesystem could not be opened", ext2_error(error));
@@ -220,10 +220,10 @@ Ext2Handle Ext2Handle::open(const Image& disk, Range range) {
   return Ext2Handle(std::move(device));
 }
 
-Ext2Handle Ext2Handle::open_writable(Overlay& disk, Range range) {
+Ext2Handle Ext2Handle::open_writable(WritableImage& disk, Range range) {
   auto device = std::make_unique<Device>();
   device->image = &disk;
-  device->overlay = &disk;
+  device->writable = &disk;
   device->range = range;
   return Ext2Handle(std::move(device));
 }

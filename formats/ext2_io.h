@@ -3,7 +3,7 @@
 // pieces, because libext2fs asks block by block and a compressed image answers in whole grains.
 #pragma once
 
-#include "formats/overlay.h"
+#include "formats/image.h"
 
 #include <ext2fs/ext2fs.h>
 #include <memory>
@@ -16,8 +16,8 @@ class Ext2Handle {
  public:
   /// Reads only: writes of libext2fs fail.
   static Ext2Handle open(const Image& disk, Range range);
-  /// Reads and writes; the writes go to the overlay.
-  static Ext2Handle open_writable(Overlay& disk, Range range);
+  /// Reads and writes; the writes go to `disk` at once.
+  static Ext2Handle open_writable(WritableImage& disk, Range range);
 
   Ext2Handle(Ext2Handle&& other) noexcept;
   Ext2Handle(const Ext2Handle&) = delete;

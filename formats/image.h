@@ -68,6 +68,12 @@ class Image {
   virtual std::optional<FileRange> file_range(Range range) const;
 };
 
+/// A disk that can be changed in place.
+class WritableImage : public Image {
+ public:
+  virtual void write(std::uint64_t offset, ByteSpan data) = 0;
+};
+
 /// Grows a new image. write, zero and read are safe from several threads as long as no two touch the same bytes.
 /// What is never written reads as zeros. Until finish() the file on disk is not a valid image.
 class ImageWriter {

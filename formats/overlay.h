@@ -9,7 +9,7 @@
 namespace kvmport {
 
 /// Safe from several threads. The base must outlive the overlay. An overlay may lie over another overlay.
-class Overlay final : public Image {
+class Overlay final : public WritableImage {
  public:
   /// The unit of copy-on-write in bytes.
   static constexpr std::uint64_t granule = 4096;
@@ -23,7 +23,7 @@ class Overlay final : public Image {
   std::vector<Extent> extents(Range range) const override;
   void read(std::uint64_t offset, std::span<std::byte> out) const override;
 
-  void write(std::uint64_t offset, ByteSpan data);
+  void write(std::uint64_t offset, ByteSpan data) override;
   /// The range reads as zeros from now on (TRIM and WRITE_ZEROES of the guest).
   void zero(Range range);
   /// Forgets every private write; not while another thread uses the overlay.

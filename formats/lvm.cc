@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "formats/lvm.h"
+
+#include "formats/lvm_config.h"
+
+#include <algorithm>
+#include <cctype>
+#include <map>
+#include <set>
+#include <zlib.h>
+
+namespace kvmport {
+namespace {
+
+constexpr std::uint64_t sector = 512, most_text = 1U << 20;
+constexpr std::size_t most_objects = 4096, label_sectors = 4, mda_header_size = 512;
+constexpr std::uint32_t initial_crc = 0xf597a6cf;
+constexpr std::string_view mda_magic = " LVM2 x[5A%r0N*>";
+
+[[noreturn]] void corrupt(const char* why) {
+  throw Error("IMAGE_CORRUPT", "the metadata of LVM is damaged", why);
+}
+void require(bool right, const char* why) {
+  if (!right)
+    corrupt(why);
+}
+
+/// lib/misc/crc.c: the usual polynomial, but neither start nor end inverted.
+std::uint32_t lvm_crc(std::uint32_t start, ByteSpan bytes) {
+  return ~static_cast<std::uint32_t>(
+      ::crc32(~start, reinterpret_cast<const Bytef*>(bytes.data()), static_cast<uInt>(bytes.size())));
+}
+
+std::string text_of(ByteSpan bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+/// 32 characters as "6-4-4-4-4-4-6".
+std::string uuid_text(ByteSpan bytes) {
+  const std::string all = text_of(bytes);
+  require(std::ranges::all_of(all, [](unsigned char c) { return std::isalnum(c) != 0 || c == '!' || c == '#'; }),
+          "a UUID has other characters than letters and digits");
+  std::string text;
+  std::size_t at = 0;
+  for (const std::size_t length : {6, 4, 4, 4, 4, 4, 6}) {
+    text += (at == 0 ? "" : "-") + all.substr(at, length);
+    at += length;
+  }
+  return text;
+}
+
+/// One part of a disk, checked.
+class Window {
+ public:
+  Window(const Image& disk, Range range) : disk_(disk), range_(range) {
+    require(range.offset <= disk.size() && range.length <= disk.size() - range.offset, "it lies outside of its disk");
+  }
+  Bytes read(std::uint64_t offset, std::uint64_t length) const {
+    require(offset <= range_.length && length <= range_.length - offset, "a part of it lies outside of its volume");
+    Bytes bytes(length);
+    disk_.read(range_.offset + offset, bytes);
+    return bytes;
+  }
+  std::uint64_t size() const { return range_.length; }
+
+ private:
+  const Image& disk_;
+  Range range_;
+};
+
+/// The committed text of a metadata area (struct mda_header, a circular buffer behind it); empty when it has none.
+std::string metadata_in(const Window& volume, Range area) {
+  const Bytes header = volume.read(area.offset, mda_header_size);
+  require(load_le<std::uint32_t>(header, 0) == lvm_crc(initial_crc, ByteSpan(header).subspan(4)),
+          "the checksum of a metadata area is wrong");
+  require(text_of(ByteSpan(header).subspan(4, 16)) == mda_magic && load_le<std::uint32_t>(header, 20) == 1,
+          "a metadata area has an unknown version");
+  require(load_le<std::uint64_t>(header, 24) == area.offset && load_le<std::uint64_t>(header, 32) == area.length,
+          "a metadata area lies elsewhere than it says");
+  const auto offset = load_le<std::uint64_t>(header, 40), size = load_le<std::uint64_t>(header, 48);
+  const auto checksum = load_le<std::uint32_t>(header, 56), flags = load_le<std::uint32_t>(header, 60);
+  if (offset == 0 || size == 0 || (flags & 1) != 0) // RAW_LOCN_IGNORED
+    return {};
+  require(offset >= mda_header_size && offset < area.length && size <= area.length - mda_header_size &&
+              size <= most_text,
+          "a metadata area's text lies outside of it");
+  const std::uint64_t first = std::min(size, area.length - offset);
+  Bytes text = volume.read(area.offset + offset, first);
+  const Bytes rest = volume.read(area.offset + mda_header_size, size - first);
+  text.insert(text.end(), rest.begin(), rest.end());
+  require(lvm_crc(initial_crc, text) == checksum, "the checksum of the text is wrong");
+  while (!text.empty() && text.back() == std::byte{0})
+    text.pop_back();
+  return text_of(text);
+}
+
+using lvm_config::Section;
+
+/// What the text says of extents, of one group.
+class GroupReader {
+ public:
+  GroupReader(std::string name, const Section& group) : section_(group) {
+    group_.name = std::move(name);
+    group_.uuid = group.text("id");
+    group_.sequence = group.number("seqno");
+    extent_ = checked_mul(group.number("extent_size"), sector, "an extent of LVM");
+    require(extent_ > 0, "its extents have no size");
+  }
+
+  LvmGroup read() {
+    check_status();
+    read_members();
+    if (const Section* volumes = section_.section("logical_volumes"))
+      for (const auto& [name, volume] : volumes->sections)
+        read_volume(name, volume);
+    for (auto& volume : group_.volumes)
+      if (origins_.contains(volume.name))
+        volume.unsupported = "it has snapshots";
+    std::erase_if(group_.volumes, [&](const LvmVolume& v) { return hidden_.contains(v.name); });
+    if (free_known_)
+      find_free();
+    return std::move(group_);
+  }
+
+ private:
+  struct Member {
+    std::string uuid;
+    std::uint64_t start = 0, extents = 0; ///< bytes; number
+    std::vector<Range> used;              ///< in extents
+  };
+
+  void check_status() {
+    const auto status = section_.texts("status");
+    const auto has = [&](const char* word) { return std::ranges::find(status, word) != status.end(); };
+    if (has("EXPORTED"))
+      group_.unsupported = "its volume group is exported";
+    else if (!has("READ") || !has("WRITE"))
+      group_.unsupported = "its volume group is read-only";
+    else if (has("CLUSTERED") || section_.has("lock_type") || section_.has("system_id"))
+      group_.unsupported = "its volume group belongs to a cluster or to one host by name";
+  }
+
+  void read_members() {
+    const Section* volumes = section_.section("physical_volumes");
+    require(volumes != nullptr && volumes->sections.size() <= most_objects, "it has no physical volumes");
+    for (const auto& [name, one] : volumes->sections) {
+      Member member{
+          one.text("id"), checked_mul(one.number("pe_start"), sector, "a volume's start"), one.number("pe_count"), {}};
+      (void)checked_add(member.start, checked_mul(member.extents, extent_, "a volume's size"), "a volume's size");
+      const auto flags = one.texts("flags");
+      if (std::ranges::find(flags, "MISSING") != flags.end())
+        group_.unsupported = "a physical volume of its group is missing";
+      group_.members.push_back(member.uuid);
+      members_[name] = std::move(member);
+    }
+  }
+
+  void read_volume(const std::string& name, const Section& section) {
+    require(group_.volumes.size() < most_objects, "it has too many volumes");
+    LvmVolume volume;
+    volume.name = name;
+    volume.uuid = section.text("id");
+    const auto status = section.texts("status");
+    if (std::ranges::find(status, "VISIBLE") == status.end())
+      hidden_.insert(name);
+    if (std::ranges::find(status, "WRITE") == status.end())
+      volume.unsupported = "it is read-only";
+    for (const char* word : {"LOCKED", "PVMOVE", "CONVERTING", "MERGING"})
+      if (std::ranges::find(status, word) != status.end())
+        volume.unsupported = "it is being moved or merged";
+    const std::uint64_t count = section.number("segment_count");
+    require(count > 0 && count <= most_objects, "a volume has no segments");
+    std::uint64_t at = 0; // extents
+    for (std::uint64_t i = 1; i <= count; i++) {
+      const Section* segment = section.section("segment" + std::to_string(i));
+      require(segment != nullptr && segment->number("start_extent") == at, "a volume's segments have gaps");
+      at = checked_add(at, segment->number("extent_count"), "a volume");
+      read_segment(*segment, volume);
+    }
+    group_.volumes.push_back(std::move(volume));
+  }
+
+  void read_segment(const Section& section, LvmVolume& volume) {
+    const std::string type = section.text("type");
+    if (type == "snapshot") // of another volume, which it names
+      origins_.insert(section.has("origin") ? section.text("origin") : "");
+    if (type != "striped" && type != "linear") {
+      volume.unsupported = "it is of type " + type;
+      for (const auto& [key, values] : section.values) // does it name physical volumes, as mirrors of pvmove do?
+        for (const auto& value : values)
+          free_known_ = free_known_ && !members_.contains(value.text);
+      return;
+    }
+    const std::uint64_t extents = section.number("extent_count"), stripes = section.number("stripe_count");
+    require(extents > 0 && stripes > 0 && stripes <= most_objects && extents % stripes == 0,
+            "a segment's stripes don't fill it");
+    const auto* places = section.find("stripes");
+    require(places != nullptr && places->size() == stripes * 2, "a segment names other stripes than it has");
+    LvmSegment segment;
+    segment.length = checked_mul(extents, extent_, "a segment");
+    if (stripes > 1)
+      segment.stripe_size = checked_mul(section.number("stripe_size"), sector, "a stripe");
+    for (std::size_t i = 0; i < stripes; i++) {
+      const auto member = members_.find((*places)[i * 2].text);
+      if (member == members_.end()) { // a stripe over other volumes
+        volume.unsupported = "it lies on other volumes";
+        return;
+      }
+      const std::uint64_t first = (*places)[i * 2 + 1].number, each = extents / stripes;
+      require(first <= member->second.extents && each <= member->second.extents - first,
+              "a segment lies outside of its physical volume");
+      member->second.used.push_back({first, each});
+      segment.stripes.push_back({member->second.uuid, member->second.start + first * extent_});
+    }
+    volume.segments.push_back(std::move(segment));
+  }
+
+  void find_free() {
+    for (auto& [name, member] : members_) {
+      std::ranges::sort(member.used, {}, &Range::offset);
+      member.used.push_back({member.extents, 0});
+      std::uint64_t at = 0;
+      for (const Range& used : member.used) {
+        if (used.offset > at)
+          group_.free.push_back({member.uuid, {member.start + at * extent_, (used.offset - at) * extent_}});
+        at = std::max(at, used.end());
+      }
+    }
+  }
+
+  const Section& section_;
+  LvmGroup group_;
+  std::uint64_t extent_ = 0; ///< bytes
+  std::map<std::string, Member> members_;
+  std::set<std::string> hidden_, origins_;
+  bool free_known_ = true;
+};
+
+} // namespace
+
+std::optional<LvmMember> read_lvm_member(const Image& disk, Range range) {
+  const Window volume(disk, range);
+  for (std::uint64_t at = 0; at < label_sectors * sector && at + sector <= volume.size(); at += sector) {
+    const Bytes label = volume.read(at, sector);
+    if (text_of(ByteSpan(label).first(8)) != "LABELONE" || text_of(ByteSpan(label).subspan(24, 8)) != "LVM2 001")
+      continue;
+    require(load_le<std::uint64_t>(label, 8) == at / sector, "its label lies in another sector than it says");
+    require(load_le<std::uint32_t>(label, 16) == lvm_crc(initial_crc, ByteSpan(label).subspan(20)),
+            "the checksum of its label is wrong");
+    std::size_t field = load_le<std::uint32_t>(label, 20); // struct pv_header
+    LvmMember member;
+    require(field <= sector - 40, "its label is impossible");
+    member.uuid = uuid_text(ByteSpan(label).subspan(field, 32));
+    field += 40;
+    const auto next = [&] {
+      const Range area{load_le<std::uint64_t>(label, field), load_le<std::uint64_t>(label, field + 8)};
+      field += 16;
+      return area;
+    };
+    while (next().offset != 0) { // data areas, up to an empty one
+    }
+    for (Range area = next(); area.offset != 0; area = next()) {
+      require(area.length >= mda_header_size, "a metadata area is too small");
+      std::string text = metadata_in(volume, area);
+      if (member.metadata.empty())
+        member.metadata = std::move(text);
+    }
+    return member;
+  }
+  return std::nullopt;
+}
+
+LvmGroup parse_lvm_metadata(std::string_view text) {
+  const Section all = lvm_config::parse(text);
+  require(all.sections.size() == 1 && all.text("contents") == "Text Format Volume Group" && all.number("version") == 1,
+          "its text is no volume group");
+  const auto& [name, group] = *all.sections.begin();
+  return GroupReader(name, group).read();
+}
+
+} // namespace kvmport
