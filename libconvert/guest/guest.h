@@ -23,6 +23,7 @@ struct BlockDevice {
   std::string type;        ///< "ext4", "xfs", "swap", "crypto_LUKS", "LVM2_member", "linux_raid_member", "vfat", "" …
   std::string uuid, label; ///< of the filesystem or container
   std::string part_uuid, part_label, part_type; ///< of the partition table entry; lower case
+  std::string table;                            ///< of the disk that it is or lies on: "gpt", "dos", ""
   std::uint64_t size = 0;
   bool stable_name() const { return disk < 0; } ///< LVM, md and mapper names do not change with the bus
 };

@@ -67,24 +67,6 @@ std::optional<int> disk_index(std::string_view hctl) {
   return number<int>(hctl.substr(second + 1, third - second - 1));
 }
 
-/// What the guest calls a partition of a disk called `disk`.
-std::string partition_name(const std::string& disk, unsigned partition) {
-  const bool digit = !disk.empty() && disk.back() >= '0' && disk.back() <= '9';
-  return disk + (digit ? "p" : "") + std::to_string(partition);
-}
-
-/// The guest's name of an md array from "MD_NAME=host:0" or the kernel's own number.
-std::string array_name(const std::string& kernel_name, const std::map<std::string, std::string>& md_names) {
-  const auto it = md_names.find(kernel_name);
-  if (it == md_names.end() || it->second.empty())
-    return "/dev/" + kernel_name;
-  const std::string& whole = it->second;
-  const std::string name = whole.substr(whole.rfind(':') == std::string::npos ? 0 : whole.rfind(':') + 1);
-  if (number<unsigned>(name))
-    return "/dev/md" + name;
-  return "/dev/md/" + name;
-}
-
 class Survey {
  public:
   explicit Survey(const Machine& machine) : machine_(machine) {}
@@ -122,8 +104,8 @@ class Survey {
     FoundDevice found;
     found.kind = fields["TYPE"];
     found.appliance = found.guestfs = "/dev/" + kernel_name;
-    found.table = fields["PTTYPE"];
     BlockDevice& device = found.device;
+    device.table = fields["PTTYPE"];
     device.type = fields["FSTYPE"];
     device.uuid = fields["UUID"];
     device.label = fields["LABEL"];
@@ -159,14 +141,14 @@ class Survey {
       device.partition = number<unsigned>(digits).value_or(0);
       device.disk = parent->device.disk;
       device.source_name = partition_name(parent->device.source_name, device.partition);
-      found.table = parent->table;
+      device.table = parent->device.table;
       found.guestfs = parent->guestfs + std::to_string(device.partition);
       return device.partition > 0;
     }
     if (found.kind == "lvm")
       device.source_name = volume_name(fields["NAME"]);
     else if (kernel_name.starts_with("md"))
-      device.source_name = array_name(kernel_name, md_names_);
+      device.source_name = md_names_[kernel_name].empty() ? "/dev/" + kernel_name : array_name(md_names_[kernel_name]);
     else if (kernel_name.starts_with("dm-"))
       device.source_name = "/dev/mapper/" + fields["NAME"];
     return !device.source_name.empty();
@@ -178,6 +160,16 @@ class Survey {
 };
 
 } // namespace
+
+std::string partition_name(const std::string& disk, unsigned partition) {
+  const bool digit = !disk.empty() && disk.back() >= '0' && disk.back() <= '9';
+  return disk + (digit ? "p" : "") + std::to_string(partition);
+}
+
+std::string array_name(const std::string& md_name) {
+  const std::string name = md_name.substr(md_name.rfind(':') + 1);
+  return (number<unsigned>(name) ? "/dev/md" : "/dev/md/") + name;
+}
 
 std::string volume_name(std::string_view mapper_name) {
   std::string group, volume;

@@ -18,7 +18,6 @@ struct FoundDevice {
   std::string guestfs;   ///< what libguestfs's calls want: disks have the letters in which they were added, which the
                          ///< kernel may have mixed up
   std::string kind;      ///< "disk", "part", "lvm", "crypt", "raid1", …
-  std::string table;     ///< of the disk that it lies on: "gpt", "dos", ""
 };
 
 /// Asks the appliance. Its own system disk is left out.
@@ -26,6 +25,10 @@ std::vector<FoundDevice> survey_devices(const ApplianceHandle& appliance, const 
 /// The script that survey_devices() runs, and what it makes of the answer.
 std::string survey_script();
 std::vector<FoundDevice> parse_survey(std::string_view text, const Machine& machine);
+/// What the guest calls a partition of a disk called "/dev/sda", and an md array that is called "host:0", or
+/// "host:data".
+std::string partition_name(const std::string& disk, unsigned partition);
+std::string array_name(const std::string& md_name);
 /// "vg--a-root" of device-mapper as "/dev/vg-a/root".
 std::string volume_name(std::string_view mapper_name);
 

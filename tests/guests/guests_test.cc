@@ -75,15 +75,9 @@ class Unconverted : public testing::TestWithParam<Unchanged> {};
 TEST_P(Unconverted, IsDiagnosed) {
   const fs::path guest = make_guest(GetParam().guest);
   const json description = json::parse(read_file(guest / "guest.json"));
-  std::vector<std::string> argv{command("kvm-boot").string(),
-                                "--json",
-                                "--bus",
-                                "virtio",
+  std::vector<std::string> argv{command("kvm-boot").string(), "--json", "--bus", "virtio",
                                 // dracut's systemd waits for its root without end: only the time-out ends that one.
-                                "--timeout",
-                                "75",
-                                "--firmware",
-                                description["firmware"].get<std::string>()};
+                                "--timeout", "75", "--firmware", description["firmware"].get<std::string>()};
   for (const auto& disk : description["disks"])
     argv.push_back((guest / disk.get<std::string>()).string());
   const ProcessResult result = run_process(argv, std::chrono::minutes(25));

@@ -386,7 +386,7 @@ std::string refusal(const ext2_super_block& super) {
 
 } // namespace
 
-std::unique_ptr<Volume> open_ext4_volume(Overlay& disk, Range range, std::string& why_not) {
+std::unique_ptr<Volume> open_ext4_volume(WritableImage& disk, Range range, std::string& why_not) {
   try {
     Ext2Handle handle = Ext2Handle::open_writable(disk, range);
     why_not = refusal(*handle.get()->super);

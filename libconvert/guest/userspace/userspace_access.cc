@@ -1,65 +1,77 @@
 // SPDX-License-Identifier: Apache-2.0
-// The plain case, without an appliance: one Linux system on ext2/3/4 partitions, all of them clean, BIOS boot. Whatever
-// is not plain is left to the appliance, which also knows how to refuse it.
-#include "formats/partitions.h"
+// A guest without an appliance: partitions, md arrays and logical volumes as maps over the overlays, ext2/3/4 by
+// libext2fs, EFI system partitions by mtools. What can't be done safely here is left to the appliance.
+#include "formats/block_stack.h"
 #include "libconvert/guest/access.h"
-#include "libconvert/guest/filesystem_paths.h"
+#include "libconvert/guest/assembly.h"
 #include "libconvert/guest/inspect_system.h"
-#include "libconvert/guest/kernels.h"
-#include "libconvert/guest/linux/device_names.h"
+#include "libconvert/guest/linux/text.h"
 #include "libconvert/guest/userspace/volumes_filesystem.h"
 
 #include <algorithm>
-#include <cctype>
-#include <fmt/format.h>
+#include <array>
 
 namespace kvmport {
 namespace {
 
-constexpr std::uint64_t least_free = 2U << 20;
-constexpr std::size_t swap_page = 4096;
+/// What a filesystem may be called that holds a system, but can't be read here.
+constexpr std::array<std::string_view, 9> foreign_systems{"xfs",      "btrfs", "ntfs",     "jfs",       "f2fs",
+                                                          "reiserfs", "ufs",   "bcachefs", "zfs_member"};
 
 bool is_ext(const std::string& type) {
   return type == "ext2" || type == "ext3" || type == "ext4";
 }
-
-/// A disk or partition and where it lies.
-struct FoundRange {
-  BlockDevice device;
-  Range range;
-};
 
 /// Thrown inside this file only: the guest is left to the appliance.
 struct NotPlain {
   std::string why;
 };
 
-class UserspaceAccess final : public GuestAccess {
+/// A disk whose overlay may be changed for another one.
+class Slot final : public WritableImage {
  public:
-  UserspaceAccess(const Machine& machine, std::vector<Overlay*> disks, const ApplianceOptions& options)
-      : disks_(std::move(disks)) {
-    info_.machine = machine;
+  explicit Slot(Overlay* overlay) : now_(overlay) {}
+  void change(Overlay* next) { now_ = next; }
+
+  std::uint64_t size() const override { return now_->size(); }
+  ImageInfo info() const override { return now_->info(); }
+  std::vector<Extent> extents(Range range) const override { return now_->extents(range); }
+  void read(std::uint64_t offset, std::span<std::byte> out) const override { now_->read(offset, out); }
+  void write(std::uint64_t offset, ByteSpan data) override { now_->write(offset, data); }
+
+ private:
+  Overlay* now_;
+};
+
+class UserspaceAccess final : public GuestAccess, private GuestAssembly {
+ public:
+  UserspaceAccess(const Machine& machine, const std::vector<Overlay*>& disks, const ApplianceOptions& options)
+      : GuestAssembly(machine), options_(options) {
+    for (Overlay* disk : disks)
+      slots_.push_back(std::make_unique<Slot>(disk));
     survey();
-    const FoundRange& root = find_root();
-    if (!options.root.empty()) {
-      const BlockDevice* named = linux_guest::DeviceTranslator(info_).find(options.root);
-      if (!named || named->source_name != root.device.source_name)
-        throw NotPlain{"--root names another device than the one system that was found"};
-    }
-    info_.root_device = root.device.source_name;
-    info_.mounts.push_back({"/", root.device.source_name, root.device.type, ""});
-    mount_all();
-    add_fstab_mounts();
-    look_around();
+    refuse_hibernated();
+    const RootCandidate root = choose_root(find_roots(), options);
+    info_().root_device = root.source_name;
+    mount(*by_source_name(root.source_name), "/", "noatime", "");
+    mount_fstab();
+    mount_boot_partitions();
+    refuse_hibernated_files();
+    refuse_full();
+    read_system();
   }
 
-  const GuestInfo& info() const override { return info_; }
+  const GuestInfo& info() const override { return GuestAssembly::info; }
   GuestFilesystem& filesystem() override { return *filesystem_; }
 
   void continue_on(const std::vector<Overlay*>& next) override {
     filesystem_->flush();
-    disks_ = next;
-    mount_all();
+    for (std::size_t i = 0; i < slots_.size(); i++)
+      slots_[i]->change(next[i]);
+    const auto mounts = info().mounts;
+    filesystem_ = std::make_unique<VolumesFilesystem>();
+    for (const Mount& one : mounts)
+      filesystem_->mount(one.path, open(*by_source_name(one.source_name)));
   }
 
   void finish() override {
@@ -68,135 +80,135 @@ class UserspaceAccess final : public GuestAccess {
   }
 
  private:
+  GuestInfo& info_() { return GuestAssembly::info; }
+
   void survey() {
-    for (std::size_t i = 0; i < disks_.size(); i++) {
-      const MachineDisk& disk = info_.machine.disks[i];
-      const DiskPartitions table = read_partitions(*disks_[i], disk.logical_sector);
-      FoundRange whole;
-      whole.range = {0, disks_[i]->size()};
-      whole.device.disk = static_cast<int>(i);
-      whole.device.source_name = "/dev/" + disk.source_name;
-      whole.device.size = whole.range.length;
-      if (table.kind.empty())
-        describe(whole);
-      found_.push_back(whole);
-      if (!table.notes.empty())
-        throw NotPlain{table.notes.front()};
-      for (const DiskPartition& partition : table.partitions)
-        add_partition(whole, partition);
+    std::vector<StackDisk> disks;
+    for (std::size_t i = 0; i < slots_.size(); i++)
+      disks.push_back({slots_[i].get(), slots_[i].get(), info().machine.disks[i].logical_sector});
+    stack_ = std::make_unique<BlockStack>(std::move(disks));
+    if (!stack_->notes().empty())
+      throw NotPlain{stack_->notes().front()};
+    for (const StackDevice& found : stack_->devices()) {
+      if (!found.unsupported.empty())
+        throw NotPlain{describe(found) + " can't be used in user space: " + found.unsupported};
+      BlockDevice device;
+      device.source_name = source_name(found);
+      if (found.kind == StackDevice::Kind::disk || found.kind == StackDevice::Kind::partition)
+        device.disk = static_cast<int>(found.disk);
+      device.partition = found.partition.number;
+      device.type = found.content.type;
+      device.uuid = found.content.uuid;
+      device.label = found.content.label;
+      device.part_uuid = found.partition.uuid;
+      device.part_label = found.partition.label;
+      device.part_type = found.partition.type;
+      device.table = found.table;
+      device.size = found.size;
+      info_().devices.push_back(std::move(device));
     }
-    for (const auto& found : found_)
-      info_.devices.push_back(found.device);
   }
 
-  void add_partition(const FoundRange& disk, const DiskPartition& partition) {
-    FoundRange found;
-    found.range = partition.range;
-    found.device.disk = disk.device.disk;
-    found.device.partition = partition.number;
-    const std::string& name = disk.device.source_name;
-    found.device.source_name = name + (std::isdigit(static_cast<unsigned char>(name.back())) != 0 ? "p" : "") +
-                               std::to_string(partition.number);
-    found.device.part_uuid = partition.uuid;
-    found.device.part_label = partition.label;
-    found.device.part_type = partition.type;
-    found.device.size = partition.range.length;
-    describe(found);
-    if (is_esp(found.device))
-      throw NotPlain{"it has an EFI system partition"};
-    found_.push_back(std::move(found));
+  std::string source_name(const StackDevice& found) const {
+    const auto disk = [&] { return "/dev/" + info().machine.disks[found.disk].source_name; };
+    switch (found.kind) {
+    case StackDevice::Kind::disk:
+      return disk();
+    case StackDevice::Kind::partition:
+      return partition_name(disk(), found.partition.number);
+    case StackDevice::Kind::array:
+      if (found.name.empty())
+        throw NotPlain{"an array has no name"};
+      return array_name(found.name);
+    case StackDevice::Kind::volume:
+      return "/dev/" + found.name;
+    }
+    return {};
   }
 
-  void describe(FoundRange& found) const {
-    const Content content = probe_content(*disks_[static_cast<std::size_t>(found.device.disk)], found.range);
-    found.device.type = content.type;
-    found.device.uuid = content.uuid;
-    found.device.label = content.label;
-    if (!is_ext(content.type) && !content.type.empty() && content.type != "swap" && content.type != "crypto_LUKS")
-      throw NotPlain{found.device.source_name + " holds " + content.type};
+  RootSearch find_roots() {
+    RootSearch search;
+    for (const BlockDevice& device : info().devices) {
+      if (std::ranges::find(foreign_systems, device.type) != foreign_systems.end())
+        throw NotPlain{device.source_name + " holds " + device.type};
+      if (!is_ext(device.type))
+        continue;
+      VolumesFilesystem tree;
+      tree.mount("/", open(device));
+      if (is_system(tree))
+        search.roots.push_back(candidate(tree, device));
+    }
+    const bool encrypted =
+        std::ranges::any_of(info().devices, [](const BlockDevice& d) { return d.type == "crypto_LUKS"; });
+    if (search.roots.empty() && encrypted && !options_.keys.empty())
+      throw NotPlain{"it is encrypted"};
+    return search;
   }
 
-  std::unique_ptr<Volume> open(const FoundRange& found) const {
-    std::string why_not;
-    auto volume = open_ext4_volume(*disks_[static_cast<std::size_t>(found.device.disk)], found.range, why_not);
+  /// As find_roots() of the appliance has it.
+  static bool is_system(const GuestFilesystem& tree) {
+    const auto there = [&](const char* path) { return tree.lstat(path).has_value(); };
+    const auto etc = tree.list("/etc");
+    const bool named = there("/etc/os-release") || there("/usr/lib/os-release") ||
+                       std::ranges::any_of(etc, [](const std::string& name) { return name.ends_with("-release"); });
+    return named && (there("/etc/fstab") || tree.is_directory("/usr/lib/systemd") ||
+                     tree.is_directory("/lib/systemd") || there("/sbin/init") || there("/sbin"));
+  }
+
+  static RootCandidate candidate(const GuestFilesystem& tree, const BlockDevice& device) {
+    RootCandidate root;
+    root.source_name = device.source_name;
+    for (const char* path : {"/etc/os-release", "/usr/lib/os-release"})
+      if (root.name.empty())
+        root.name = linux_guest::shell_value(tree.try_read(path).value_or(""), "PRETTY_NAME").value_or("");
+    for (const FstabEntry& entry : parse_fstab(tree.try_read("/etc/fstab").value_or("")))
+      if (entry.path == "/" && root.fstab_root.empty()) {
+        root.fstab_root = entry.spec;
+        root.fstab_options = entry.options;
+      }
+    return root;
+  }
+
+  std::unique_ptr<Volume> open(const BlockDevice& device) const {
+    const StackDevice& found = stack_->devices()[static_cast<std::size_t>(&device - info().devices.data())];
+    std::string why_not = "it holds " + (device.type.empty() ? "no known filesystem" : device.type);
+    std::unique_ptr<Volume> volume;
+    if (is_ext(device.type))
+      volume = open_ext4_volume(*found.place.writable, found.range(), why_not);
+    else if (device.type == "vfat")
+      volume = open_fat_volume(*found.place.writable, found.range(), why_not);
     if (!volume)
-      throw NotPlain{found.device.source_name + ": " + why_not};
+      throw NotPlain{device.source_name + ": " + why_not};
     return volume;
   }
 
-  /// The one ext filesystem that holds a system.
-  const FoundRange& find_root() const {
-    const FoundRange* root = nullptr;
-    for (const auto& found : found_) {
-      if (!is_ext(found.device.type))
-        continue;
-      const auto volume = open(found);
-      const auto there = [&](const char* path) { return volume->lstat(path).has_value(); };
-      const bool system = (there("/etc/os-release") || there("/usr/lib/os-release")) && there("/etc/fstab") &&
-                          (there("/sbin") || there("/usr/sbin"));
-      if (!system && (there("/etc") && there("/usr")))
-        throw NotPlain{found.device.source_name + " may hold a system of an unknown kind"};
-      if (system && root)
-        throw NotPlain{"several systems were found"};
-      if (system)
-        root = &found;
-    }
-    if (!root)
-      throw NotPlain{"no system was found on an ext filesystem"};
-    return *root;
+  // GuestAssembly
+  void mount(const BlockDevice& device, const std::string& path, const std::string& options,
+             const std::string& type) override {
+    if (!filesystem_)
+      filesystem_ = std::make_unique<VolumesFilesystem>();
+    filesystem_->mount(path, open(device));
+    info_().mounts.push_back({path, device.source_name, type.empty() ? device.type : type, options});
   }
-
-  const FoundRange* by_source_name(const std::string& name) const {
-    const auto it = std::ranges::find_if(found_, [&](const FoundRange& f) { return f.device.source_name == name; });
-    return it == found_.end() ? nullptr : &*it;
+  GuestFilesystem& tree() override { return *filesystem_; }
+  std::string boot_code(int disk) override {
+    std::string code(440, '\0');
+    slots_[static_cast<std::size_t>(disk)]->read(0, std::as_writable_bytes(std::span(code)));
+    return code;
   }
+  bool is_open(const BlockDevice&) const override { return false; }
 
-  void mount_all() {
-    filesystem_ = std::make_unique<VolumesFilesystem>();
-    for (const auto& mount : info_.mounts)
-      filesystem_->mount(mount.path, open(*by_source_name(mount.source_name)));
-  }
-
-  void add_fstab_mounts() {
-    const linux_guest::DeviceTranslator names(info_, *filesystem_);
-    auto entries = parse_fstab(filesystem_->try_read("/etc/fstab").value_or(""));
-    std::erase_if(entries, [](const FstabEntry& e) { return !needed_mount(e); });
-    std::ranges::stable_sort(entries, {}, [](const FstabEntry& e) { return std::ranges::count(e.path, '/'); });
-    for (const auto& entry : entries) {
-      const std::string path = guest_path::clean(entry.path);
-      const BlockDevice* device = names.find(entry.spec);
-      const FoundRange* found = device ? by_source_name(device->source_name) : nullptr;
-      if (path == "/") {
-        if (found && found->device.source_name != info_.root_device)
-          throw NotPlain{"its fstab has another device for /"};
-        continue;
-      }
-      if (!found || !is_ext(found->device.type) || !filesystem_->is_directory(path))
-        throw NotPlain{"/etc/fstab: " + entry.spec + " for " + path + " can't be mounted in user space"};
-      info_.mounts.push_back({path, found->device.source_name, found->device.type, mount_options(entry)});
-      filesystem_->mount(path, open(*found));
-    }
-  }
-
-  void look_around() {
-    for (const auto& entry : parse_fstab(filesystem_->try_read("/etc/fstab").value_or("")))
-      if (entry.type == "swap" && entry.spec.starts_with('/') && !entry.spec.starts_with("/dev/") &&
-          filesystem_->is_file(entry.spec) &&
-          filesystem_->read_head(entry.spec, swap_page).find("SWAPSPACE2", swap_page - 10) == std::string::npos)
-        throw NotPlain{"its swap file " + entry.spec + " may hold a memory image"};
-    for (const char* path : {"/", "/boot"})
-      if (filesystem_->free_space(path)->bytes < least_free)
-        throw NotPlain{"a filesystem is nearly full"};
-    read_identity(*filesystem_, info_);
-    info_.firmware = Firmware::bios;
-    info_.kernels = find_kernels(*filesystem_, {});
-  }
-
-  std::vector<Overlay*> disks_;
-  GuestInfo info_;
-  std::vector<FoundRange> found_;
+  const ApplianceOptions options_;
+  std::vector<std::unique_ptr<Slot>> slots_;
+  std::unique_ptr<BlockStack> stack_; ///< its devices are those of info, in the same order
   std::unique_ptr<VolumesFilesystem> filesystem_;
 };
+
+/// Codes of what may be no more than a limit of user space: the appliance looks again.
+bool is_own_limit(const Error& error) {
+  return error.code() == "IMAGE_CORRUPT" || error.code() == "GUEST_READ_FAILED" ||
+         error.code() == "GUEST_WRITE_FAILED" || error.code() == "GUEST_FILE_MISSING";
+}
 
 } // namespace
 
@@ -207,6 +219,8 @@ std::unique_ptr<GuestAccess> open_guest_in_userspace(const Machine& machine, con
   } catch (const NotPlain& reason) {
     why_not = reason.why;
   } catch (const Error& error) {
+    if (!is_own_limit(error))
+      throw;
     why_not = error.what();
   }
   return nullptr;

@@ -3,7 +3,7 @@
 // clean and absolute inside the volume; links are never followed here. One thread at a time.
 #pragma once
 
-#include "formats/overlay.h"
+#include "formats/image.h"
 #include "libconvert/guest/filesystem.h"
 
 #include <memory>
@@ -45,6 +45,10 @@ class Volume {
 
 /// An ext2/3/4 filesystem through libext2fs. Nothing (and the reason in `why_not`) when it can't be written safely:
 /// journal to be recovered, errors noted, bigalloc, inline data, encryption, features that libext2fs does not know.
-std::unique_ptr<Volume> open_ext4_volume(Overlay& disk, Range range, std::string& why_not);
+std::unique_ptr<Volume> open_ext4_volume(WritableImage& disk, Range range, std::string& why_not);
+
+/// A FAT filesystem, changed by mtools on a copy in memory. Nothing (and the reason in `why_not`) when they are not
+/// installed or can't read it, or it is too large.
+std::unique_ptr<Volume> open_fat_volume(WritableImage& disk, Range range, std::string& why_not);
 
 } // namespace kvmport
