@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "formats/ext2_io.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <list>
 #include <unordered_map>
@@ -19,39 +20,59 @@ struct Ext2Handle::Device {
   struct Piece {
     Bytes bytes;
     std::list<std::uint64_t>::iterator age;
+    std::uint64_t dirty_from = piece, dirty_to = 0; ///< what was written and is not on the disk yet
   };
   std::unordered_map<std::uint64_t, Piece> cache;
   std::list<std::uint64_t> order; ///< newest first
 
   void read(std::uint64_t offset, std::span<std::byte> out);
   void write(std::uint64_t offset, ByteSpan data);
+  void flush();
   bool inside(std::uint64_t offset, std::uint64_t length) const {
     return offset <= range.length && length <= range.length - offset;
   }
 
  private:
-  const Bytes& piece_at(std::uint64_t index);
+  Piece& piece_at(std::uint64_t index);
+  void write_back(std::uint64_t index, Piece& one);
 };
 
-const Bytes& Ext2Handle::Device::piece_at(std::uint64_t index) {
+Ext2Handle::Device::Piece& Ext2Handle::Device::piece_at(std::uint64_t index) {
   if (auto found = cache.find(index); found != cache.end()) {
     order.splice(order.begin(), order, found->second.age);
-    return found->second.bytes;
+    return found->second;
   }
   Bytes bytes(std::min(piece, range.length - index * piece));
   image->read(range.offset + index * piece, bytes);
   if (cache.size() >= pieces_kept) {
+    write_back(order.back(), cache.at(order.back()));
     cache.erase(order.back());
     order.pop_back();
   }
   order.push_front(index);
-  return cache.emplace(index, Piece{std::move(bytes), order.begin()}).first->second.bytes;
+  return cache.emplace(index, Piece{std::move(bytes), order.begin()}).first->second;
+}
+
+void Ext2Handle::Device::write_back(std::uint64_t index, Piece& one) {
+  if (one.dirty_to > one.dirty_from)
+    writable->write(range.offset + index * piece + one.dirty_from,
+                    ByteSpan(one.bytes).subspan(one.dirty_from, one.dirty_to - one.dirty_from));
+  one.dirty_from = piece;
+  one.dirty_to = 0;
+}
+
+/// In the order of the disk.
+void Ext2Handle::Device::flush() {
+  std::vector<std::uint64_t> indexes(order.begin(), order.end());
+  std::ranges::sort(indexes);
+  for (const std::uint64_t index : indexes)
+    write_back(index, cache.at(index));
 }
 
 void Ext2Handle::Device::read(std::uint64_t offset, std::span<std::byte> out) {
   for (std::size_t done = 0; done < out.size();) {
     const std::uint64_t at = offset + done;
-    const Bytes& bytes = piece_at(at / piece);
+    const Bytes& bytes = piece_at(at / piece).bytes;
     const std::size_t from = at % piece;
     const std::size_t n = std::min(out.size() - done, bytes.size() - from);
     std::memcpy(out.data() + done, bytes.data() + from, n);
@@ -59,15 +80,16 @@ void Ext2Handle::Device::read(std::uint64_t offset, std::span<std::byte> out) {
   }
 }
 
+/// Kept until flush(), or until the piece has to make room: libext2fs writes block by block.
 void Ext2Handle::Device::write(std::uint64_t offset, ByteSpan data) {
-  writable->write(range.offset + offset, data);
-  for (std::size_t done = 0; done < data.size();) {
-    const std::uint64_t at = offset + done;
-    const std::size_t from = at % piece;
-    const std::size_t n = std::min<std::size_t>(data.size() - done, piece - from);
-    if (auto found = cache.find(at / piece); found != cache.end())
-      std::memcpy(found->second.bytes.data() + from, data.data() + done, n);
-    done += n;
+  while (!data.empty()) {
+    Piece& one = piece_at(offset / piece);
+    const std::size_t from = offset % piece, n = std::min<std::size_t>(data.size(), piece - from);
+    std::ranges::copy(data.first(n), one.bytes.begin() + static_cast<std::ptrdiff_t>(from));
+    one.dirty_from = std::min<std::uint64_t>(one.dirty_from, from);
+    one.dirty_to = std::max<std::uint64_t>(one.dirty_to, from + n);
+    data = data.subspan(n);
+    offset += n;
   }
 }
 
@@ -113,7 +135,7 @@ struct Ext2Io {
 
     static errcode_t close(io_channel channel) {
       if (--channel->refcount > 0)
-        return 0;
+        return 0; // ext2fs_close2() has flushed
       std::free(channel->name);
       std::free(channel);
       return 0;
@@ -163,7 +185,9 @@ struct Ext2Io {
         return EXT2_ET_SHORT_WRITE;
       return guarded([&] { d->write(offset, {static_cast<const std::byte*>(data), static_cast<std::size_t>(count)}); });
     }
-    static errcode_t flush(io_channel) { return 0; }
+    static errcode_t flush(io_channel channel) {
+      return guarded([&] { device(channel)->flush(); });
+    }
     static errcode_t set_option(io_channel, const char*, const char*) { return EXT2_ET_INVALID_ARGUMENT; }
 
     static io_manager manager() {

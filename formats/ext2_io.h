@@ -16,7 +16,7 @@ class Ext2Handle {
  public:
   /// Reads only: writes of libext2fs fail.
   static Ext2Handle open(const Image& disk, Range range);
-  /// Reads and writes; the writes go to `disk` at once.
+  /// Reads and writes; what is written lies on `disk` after ext2fs_flush() or close().
   static Ext2Handle open_writable(WritableImage& disk, Range range);
 
   Ext2Handle(Ext2Handle&& other) noexcept;

@@ -80,7 +80,7 @@ TEST_P(Ext4, EveryChangeIsWhatTheKernelReadsAndFsckIsClean) {
   volume_->rewrite("/etc/big", "small now\n");
   volume_->append("/boot/initrd", std::string(2000003, 'n'));
   volume_->create("/etc/new", "new\n", 0600);
-  volume_->copy_attributes("/etc/fstab", "/etc/new");
+  volume_->copy("/etc/fstab", "/etc/new");
   for (int i = 0; i < 100; i++)
     volume_->create("/etc/many/one-more-file-with-a-long-name-" + std::to_string(i), "more", 0644);
   for (int i = 0; i < 400; i += 3)

@@ -32,7 +32,7 @@ class Ext4Volume final : public Volume {
   void append(const std::string& path, std::string_view content) override;
   void remove(const std::string& path) override;
   void rename(const std::string& from, const std::string& to) override;
-  void copy_attributes(const std::string& from, const std::string& to) override;
+  void copy(const std::string& from, const std::string& to) override;
   void symlink(const std::string& target, const std::string& path) override;
   void make_directory(const std::string& path) override;
   void set_label(const std::string& path, const std::string& label) override;
@@ -316,7 +316,12 @@ void Ext4Volume::rename(const std::string& from, const std::string& to) {
   check_write(::ext2fs_unlink(fs(), need(guest_path::parent(from)), name.c_str(), ino, 0), from);
 }
 
-void Ext4Volume::copy_attributes(const std::string& from, const std::string& to) {
+void Ext4Volume::copy(const std::string& from, const std::string& to) {
+  const std::string content = read(from, UINT64_MAX);
+  if (find(to))
+    rewrite(to, content);
+  else
+    create(to, content, 0600);
   const ext2_ino_t source = need(from), target = need(to);
   const ext2_inode model = read_inode(source, from);
   ext2_inode inode = read_inode(target, to);

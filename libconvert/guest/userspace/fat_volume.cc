@@ -107,7 +107,7 @@ class FatVolume final : public Volume {
     put(to, all);
   }
 
-  void copy_attributes(const std::string&, const std::string&) override {}
+  void copy(const std::string& from, const std::string& to) override { put(to, read(from, UINT64_MAX)); }
   void symlink(const std::string&, const std::string& path) override {
     throw Error("GUEST_WRITE_FAILED", "can't make the link " + path + " in the guest", "FAT has no links");
   }

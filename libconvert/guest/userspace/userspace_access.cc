@@ -174,7 +174,7 @@ class UserspaceAccess final : public GuestAccess, private GuestAssembly {
     std::string why_not = "it holds " + (device.type.empty() ? "no known filesystem" : device.type);
     std::unique_ptr<Volume> volume;
     if (is_ext(device.type))
-      volume = open_ext4_volume(*found.place.writable, found.range(), why_not);
+      volume = open_confined_ext4_volume(*found.place.writable, found.range(), why_not);
     else if (device.type == "vfat")
       volume = open_fat_volume(*found.place.writable, found.range(), why_not);
     if (!volume)

@@ -34,8 +34,8 @@ class Volume {
   virtual void remove(const std::string& path) = 0;
   /// Files and links only. The target must not exist.
   virtual void rename(const std::string& from, const std::string& to) = 0;
-  /// Gives `to` the mode, owner and label of `from`.
-  virtual void copy_attributes(const std::string& from, const std::string& to) = 0;
+  /// A file's content, mode, owner and label; `to` need not exist.
+  virtual void copy(const std::string& from, const std::string& to) = 0;
   virtual void symlink(const std::string& target, const std::string& path) = 0;
   virtual void make_directory(const std::string& path) = 0;
   virtual void set_label(const std::string& path, const std::string& label) = 0;
@@ -46,6 +46,9 @@ class Volume {
 /// An ext2/3/4 filesystem through libext2fs. Nothing (and the reason in `why_not`) when it can't be written safely:
 /// journal to be recovered, errors noted, bigalloc, inline data, encryption, features that libext2fs does not know.
 std::unique_ptr<Volume> open_ext4_volume(WritableImage& disk, Range range, std::string& why_not);
+/// The same in a locked-down child process (base/sandbox.h) that can only read and write the range, by way of this one.
+/// Errors of the disk itself come as GUEST_READ_FAILED.
+std::unique_ptr<Volume> open_confined_ext4_volume(WritableImage& disk, Range range, std::string& why_not);
 
 /// A FAT filesystem, changed by mtools on a copy in memory. Nothing (and the reason in `why_not`) when they are not
 /// installed or can't read it, or it is too large.

@@ -131,16 +131,19 @@ void VolumesFilesystem::rename(const std::string& from, const std::string& to) {
 
 void VolumesFilesystem::copy(const std::string& from, const std::string& to) {
   const Place source = place(resolve(from, true)), target = place(resolve(to, true));
-  const std::string content = read(from, 1ULL << 30);
-  const bool same = source.volume == target.volume;
-  const auto stat = source.volume->lstat(source.path);
+  const auto found = source.volume->lstat(source.path);
+  if (!found || found->type != FileType::regular)
+    throw Error("GUEST_FILE_MISSING", from + " is no file of the guest");
+  if (source.volume == target.volume) {
+    source.volume->copy(source.path, target.path);
+    return;
+  }
+  const std::string content = source.volume->read(source.path, UINT64_MAX);
   if (target.volume->lstat(target.path))
     target.volume->rewrite(target.path, content);
   else
-    target.volume->create(target.path, content, stat->mode);
-  if (same)
-    target.volume->copy_attributes(source.path, target.path);
-  else if (const auto selinux = source.volume->label(source.path))
+    target.volume->create(target.path, content, found->mode);
+  if (const auto selinux = source.volume->label(source.path))
     target.volume->set_label(target.path, *selinux);
 }
 
