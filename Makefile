@@ -158,7 +158,7 @@ FUZZ_CXX = clang++ -std=c++20 -O1 -g1 -I. -fno-omit-frame-pointer -fno-sanitize-
 FUZZ_GUEST := $(patsubst %,$(B)/bin/fuzz/%_fuzz,virtqueue virtio_net pci fw_cfg devices linux_boot judge ext_journal)
 fuzz_obj = $(patsubst %.cc,$(B)/fuzz-obj/%.o,$(1))
 fuzz_guest_src := $(filter-out kvmboot/vmm/vm.cc kvmboot/vmm/pc.cc,$(wildcard kvmboot/vmm/*.cc)) \
-  $(patsubst %,kvmboot/%.cc,console_text judge patterns qemu_console) \
+  $(patsubst %,kvmboot/%.cc,judge patterns qemu_console) \
   $(patsubst %,formats/%.cc,overlay image source_file ext_journal ext2_io) $(call room_src,base)
 
 $(B)/fuzz-obj/%.o: %.cc

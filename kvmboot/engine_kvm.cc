@@ -4,9 +4,9 @@
 // screen.
 #include "kvmboot/engine_kvm.h"
 
+#include "base/hub.h"
 #include "base/sandbox.h"
 #include "kvmboot/disk_evidence.h"
-#include "kvmboot/hub.h"
 #include "kvmboot/judge.h"
 #include "kvmboot/qemu_console.h"
 #include "kvmboot/screenshot.h"

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kvmboot/engine_qemu.h"
 
+#include "base/firmware_files.h"
+#include "base/hub.h"
 #include "base/process.h"
 #include "formats/nbd_server.h"
 #include "kvmboot/disk_evidence.h"
-#include "kvmboot/hub.h"
 #include "kvmboot/qemu_command.h"
 #include "kvmboot/qemu_console.h"
 #include "kvmboot/qmp.h"
-#include "kvmboot/uefi_images.h"
 
 #include <array>
 #include <cstdlib>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kvmboot/judge.h"
 
-#include "kvmboot/console_text.h"
+#include "base/console_text.h"
 #include "kvmboot/patterns.h"
 
 #include <algorithm>

@@ -3,7 +3,7 @@
 // console.
 #pragma once
 
-#include "kvmboot/console_text.h"
+#include "base/console_text.h"
 #include "kvmboot/engine.h"
 
 #include <optional>

@@ -2,7 +2,7 @@
 #include "kvmboot/vmm/pc.h"
 
 #include "base/error.h"
-#include "kvmboot/uefi_images.h"
+#include "base/firmware_files.h"
 #include "kvmboot/vmm/acpi.h"
 
 #include <algorithm>
@@ -24,9 +24,6 @@ constexpr std::size_t max_told = 64;
 // fw_cfg items (seabios src/fw/paravirt.h)
 constexpr std::uint16_t cfg_cpus = 0x05, cfg_boot_menu = 0x0e, cfg_max_cpus = 0x0f, cfg_irq0_override = 0x8002;
 
-// Debian and Ubuntu; Fedora, RHEL, Arch and openSUSE keep them with QEMU.
-constexpr const char* firmware_directories[] = {"/usr/share/seabios", "/usr/share/qemu"};
-
 Bytes read_bytes(const fs::path& path) {
   const std::string text = read_file(path);
   const auto bytes = as_bytes(text);
@@ -37,18 +34,6 @@ std::size_t rom_size(const FirmwareImages& images) {
   if (images.linux)
     return 4096; // none, but memory is never empty
   return images.bios.empty() ? images.variables.size() + images.code.size() : images.bios.size();
-}
-
-Bytes read_firmware(std::initializer_list<const char*> names) {
-  for (const char* directory : firmware_directories)
-    for (const char* name : names) {
-      std::error_code error;
-      const fs::path path = fs::path(directory) / name;
-      if (fs::is_regular_file(path, error))
-        return read_bytes(path);
-    }
-  throw Error("FIRMWARE_MISSING", std::string("SeaBIOS's ") + *names.begin() + " is not installed", {},
-              "install the package seabios");
 }
 
 Bytes number16(std::uint16_t value) {
@@ -98,7 +83,7 @@ struct Pc::Nic {
 
 FirmwareImages read_firmware_images(const BootSpec& spec) {
   FirmwareImages images;
-  images.vga = read_firmware({"vgabios-isavga.bin", "vgabios.bin"});
+  images.vga = read_bytes(find_seabios({"vgabios-isavga.bin", "vgabios.bin"}));
   if (spec.linux) {
     images.linux = read_linux_images(*spec.linux);
     return images;
@@ -114,7 +99,7 @@ FirmwareImages read_firmware_images(const BootSpec& spec) {
       throw Error("FIRMWARE_MISSING", "the UEFI firmware's image has a size that is not known", files.code.string());
     return images;
   }
-  images.bios = read_firmware({"bios-256k.bin", "bios.bin"});
+  images.bios = read_bytes(find_seabios({"bios-256k.bin", "bios.bin"}));
   if (images.bios.size() != 256U << 10 && images.bios.size() != 128U << 10)
     throw Error("FIRMWARE_MISSING", "SeaBIOS's image has a size that is not known");
   return images;

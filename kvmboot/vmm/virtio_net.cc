@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kvmboot/vmm/virtio_net.h"
 
-#include "kvmboot/hub.h"
+#include "base/hub.h"
 
 #include <algorithm>
 #include <array>

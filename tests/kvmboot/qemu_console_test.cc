@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kvmboot/disk_firmware.h"
 #include "kvmboot/qemu_console.h"
-#include "tests/kvmboot/boot_sector.h"
+
+#include <gtest/gtest.h>
 
 namespace kvmport {
 namespace {
@@ -34,18 +34,6 @@ TEST(Answerer, TypesAtMostAsOftenAsAllowed) {
   EXPECT_EQ(answerer.feed("\r\nwrong\r\n"), "");
   EXPECT_EQ(answerer.feed("Enter passphrase: "), "secret\n");
   EXPECT_EQ(answerer.feed("\r\nEnter passphrase: "), "");
-}
-
-TEST(DiskFirmware, ProtectiveMbrWithoutCodeIsUefi) {
-  Bytes gpt(512);
-  gpt[446 + 4] = std::byte{0xee};
-  gpt[510] = std::byte{0x55};
-  gpt[511] = std::byte{0xaa};
-  EXPECT_EQ(guess_firmware(test::MemoryDisk(gpt)), Firmware::uefi);
-  gpt[0] = std::byte{0xeb};
-  EXPECT_EQ(guess_firmware(test::MemoryDisk(gpt)), Firmware::bios) << "boot code: GRUB on GPT";
-  EXPECT_EQ(guess_firmware(test::MemoryDisk(test::BootSector().halt().sector())), Firmware::bios);
-  EXPECT_EQ(guess_firmware(test::MemoryDisk({}, 100)), Firmware::bios) << "no room for a sector";
 }
 
 } // namespace

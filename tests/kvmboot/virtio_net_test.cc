@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The virtio network card on a real cable, driven through its registers and rings in memory that this test fills as a
 // guest would, well-meaning or not.
-#include "kvmboot/hub.h"
+#include "base/hub.h"
 #include "kvmboot/vmm/virtio_net.h"
 
 #include <array>

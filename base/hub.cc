@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kvmboot/hub.h"
+#include "base/hub.h"
 
 #include <algorithm>
 #include <array>
