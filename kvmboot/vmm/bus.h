@@ -2,6 +2,8 @@
 // Devices and where they are: ranges of I/O ports and of memory addresses.
 #pragma once
 
+#include "base/bytes.h"
+
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -16,6 +18,14 @@ class Device {
   virtual std::uint64_t read(std::uint64_t offset, unsigned size) = 0;
   virtual void write(std::uint64_t offset, unsigned size, std::uint64_t value) = 0;
 };
+
+/// `size` bytes of registers as a number; those behind the end are zeros.
+inline std::uint64_t little_endian(ByteSpan registers, std::uint64_t offset, unsigned size) {
+  std::uint64_t value = 0;
+  for (unsigned i = 0; i < size && offset + i < registers.size(); i++)
+    value |= std::to_integer<std::uint64_t>(registers[offset + i]) << 8 * i;
+  return value;
+}
 
 /// Sets the level of an interrupt line.
 using IrqLine = std::function<void(bool)>;

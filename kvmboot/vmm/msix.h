@@ -14,16 +14,13 @@ using MsiLine = std::function<void(std::uint64_t address, std::uint32_t data)>;
 
 class MsiX {
  public:
-  static constexpr std::uint8_t capability = 0x11;
-  static constexpr std::uint16_t no_vector = 0xffff; ///< virtio 1.2, section 4.1.5.1.2: VIRTIO_MSI_NO_VECTOR
-
   MsiX(unsigned vectors, MsiLine line) : entries_(vectors), line_(std::move(line)) {}
 
   unsigned vectors() const { return static_cast<unsigned>(entries_.size()); }
   bool enabled() const { return (control_ & enable) != 0; }
   /// Bits 14 (function mask) and 15 (enable) of the message control word.
   void set_control(std::uint16_t control);
-  /// Sends the message of this vector, or marks it pending while it is masked. Nothing for no_vector.
+  /// Sends the message of this vector, or marks it pending while it is masked. Nothing for a vector that is not there.
   void signal(std::uint16_t vector);
 
   std::uint64_t table_read(std::uint64_t offset, unsigned size) const;
