@@ -165,7 +165,7 @@ FUZZ_CXX = clang++ -std=c++20 -O1 -g1 -I. -I$(B)/gen -fno-omit-frame-pointer -fn
 FUZZ_GUEST := $(patsubst %,$(B)/bin/fuzz/%_fuzz,virtqueue virtio_net pci fw_cfg devices linux_boot judge ext_journal)
 fuzz_obj = $(patsubst %.cc,$(B)/fuzz-obj/%.o,$(1))
 fuzz_guest_src := $(filter-out kvmboot/vmm/vm.cc kvmboot/vmm/pc.cc,$(wildcard kvmboot/vmm/*.cc)) \
-  $(patsubst %,kvmboot/%.cc,judge patterns qemu_console) \
+  $(patsubst %,kvmboot/%.cc,answerer judge patterns) \
   $(patsubst %,formats/%.cc,overlay image source_file ext_journal ext2_io) $(call room_src,base)
 
 $(B)/fuzz-obj/%.o: %.cc

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -59,6 +60,13 @@ UniqueFd open_unnamed(const fs::path& directory) {
     throw system_error(errno, "can't create a temporary file in " + directory.string());
   ::unlink(name.c_str());
   return fd;
+}
+
+std::pair<UniqueFd, UniqueFd> socket_pair(int type) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, ends) != 0)
+    throw system_error(errno, "can't make a socket");
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
 std::uint64_t file_size(int fd) {

@@ -48,6 +48,9 @@ UniqueFd open_existing(const std::filesystem::path& path);
 /// An unnamed sparse file in `directory` that vanishes with its descriptor.
 UniqueFd open_unnamed(const std::filesystem::path& directory);
 
+/// The ends of a pair of connected Unix sockets of this type (SOCK_STREAM, …, with flags), closed on exec.
+std::pair<UniqueFd, UniqueFd> socket_pair(int type);
+
 /// Size in bytes of a regular file or block device.
 std::uint64_t file_size(int fd);
 /// Reads exactly out.size() bytes; Error DISK_TRUNCATED names `name` and the offset when the file ends first.

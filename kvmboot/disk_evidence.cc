@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <fmt/format.h>
 #include <map>
 #include <optional>
 
@@ -17,7 +18,7 @@ namespace kvmport {
 namespace {
 
 constexpr std::chrono::seconds look_every{5};
-constexpr std::size_t most_systems = 8, most_program_blocks = 16384, most_wtmp = 64U << 10;
+constexpr std::size_t most_systems = 8, most_program_blocks = 16384, most_wtmp = 64U << 10, most_writes = 64;
 /// Bounds of one look into a filesystem that may be hostile.
 constexpr std::uint64_t scratch_cap = 1ULL << 30, most_read = 64U << 20;
 constexpr std::uint32_t most_journal_blocks = 1U << 18;
@@ -280,6 +281,7 @@ DiskEvidence::DiskEvidence(const std::vector<BootDisk>& disks, const fs::path& s
 DiskEvidence::~DiskEvidence() = default;
 
 void DiskEvidence::read(std::size_t disk, Range range) {
+  used_ = true;
   for (const auto& system : systems_)
     if (system->holds(disk, range)) {
       const std::lock_guard lock(mutex_);
@@ -288,14 +290,22 @@ void DiskEvidence::read(std::size_t disk, Range range) {
 }
 
 void DiskEvidence::written(std::size_t disk, Range range) {
+  used_ = true;
+  const std::lock_guard lock(mutex_);
+  if (writes_.size() < most_writes)
+    writes_.push_back(fmt::format("{} {} {}", disk, range.offset, range.length));
   for (const auto& system : systems_)
     if (system->holds(disk, range)) {
-      const std::lock_guard lock(mutex_);
       try {
         system->written(range);
       } catch (const Error&) { // the superblock can't be read: no evidence
       }
     }
+}
+
+std::vector<std::string> DiskEvidence::take_writes() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(writes_, {});
 }
 
 std::vector<std::string> DiskEvidence::take() {

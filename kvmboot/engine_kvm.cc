@@ -6,10 +6,10 @@
 
 #include "base/hub.h"
 #include "base/sandbox.h"
+#include "base/text_screen.h"
+#include "kvmboot/answerer.h"
 #include "kvmboot/disk_evidence.h"
 #include "kvmboot/judge.h"
-#include "kvmboot/qemu_console.h"
-#include "kvmboot/screenshot.h"
 #include "kvmboot/vmm/pc.h"
 
 #include <algorithm>
@@ -119,7 +119,7 @@ class MachineProcess {
     console(Evidence::Kind::serial, serial_seen_, news.serial);
     if (const std::string answer = answerer_.feed(news.serial); !answer.empty())
       pc.type(answer);
-    for (const std::string& note : news.writes)
+    for (const std::string& note : disks_.take_writes())
       tell(Evidence::Kind::disk_write, note);
     for (const std::string& driver : news.drivers)
       tell(Evidence::Kind::disk, to_string(Milestone::kernel) + ": " + driver);
@@ -127,14 +127,12 @@ class MachineProcess {
       tell(Evidence::Kind::disk, seen);
     if (!news.disk_failure.empty())
       failure_ = "a disk failed: " + news.disk_failure;
-    disk_used_ = disk_used_ || news.disk_bytes != disk_bytes_;
-    disk_bytes_ = news.disk_bytes;
   }
 
   void tick(vmm::Pc& pc) {
     last_tick_ = age();
     send(Message::What::screen_start, pc.screen_start(), {});
-    tell(Evidence::Kind::tick, std::exchange(disk_used_, false) ? "disk" : "");
+    tell(Evidence::Kind::tick, disks_.take_used() ? "disk" : "");
   }
 
   const BootSpec& spec_;
@@ -144,9 +142,8 @@ class MachineProcess {
   Answerer answerer_;
   Clock::time_point began_ = Clock::now();
   milliseconds last_tick_{};
-  std::uint64_t disk_bytes_ = 0, firmware_seen_ = 0, serial_seen_ = 0;
+  std::uint64_t firmware_seen_ = 0, serial_seen_ = 0;
   std::string failure_;
-  bool disk_used_ = false;
 };
 
 /// The Error that was sent as four lines.

@@ -2,9 +2,9 @@
 #include "base/file.h"
 #include "kvmboot/judge.h"
 
-#include <array>
-#include <cstdio>
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <set>
 
 namespace kvmport {
 namespace {
@@ -38,33 +38,6 @@ class SerialLog {
   std::uint64_t written_ = 0;
 };
 
-std::string seconds_text(std::chrono::milliseconds t) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.1f s", static_cast<double>(t.count()) / 1000);
-  return text.data();
-}
-
-/// Tells milestones as they come.
-class Teller {
- public:
-  explicit Teller(EventSink& sink) : sink_(sink) {}
-  void tell(const std::vector<MilestoneHit>& reached) {
-    for (const MilestoneHit& hit : reached) {
-      const auto bit = 1U << static_cast<unsigned>(hit.milestone);
-      if ((told_ & bit) != 0)
-        continue;
-      told_ |= bit;
-      sink_.message(EventSink::Level::info, "MILESTONE",
-                    to_string(hit.milestone) + " after " + seconds_text(hit.at) + " (" + hit.source +
-                        "): " + hit.evidence);
-    }
-  }
-
- private:
-  EventSink& sink_;
-  unsigned told_ = 0;
-};
-
 /// One engine's run and what came of it.
 std::pair<Verdict, EngineOutcome::End> try_engine(Engine& engine, const BootSpec& spec, Milestone until,
                                                   const std::filesystem::path& serial_log, EventSink& sink,
@@ -73,7 +46,7 @@ std::pair<Verdict, EngineOutcome::End> try_engine(Engine& engine, const BootSpec
   Judge judge(until, [&engine] {
     return std::chrono::duration_cast<std::chrono::milliseconds>(ordinary_silence * engine.time_scale());
   });
-  Teller teller(sink);
+  std::set<Milestone> told;
   sink.stage("prove", "booting " + (spec.name.empty() ? "the machine" : spec.name) + " on " + engine.name() +
                           ", until " + to_string(until));
   const EngineOutcome outcome = engine.run(
@@ -82,7 +55,11 @@ std::pair<Verdict, EngineOutcome::End> try_engine(Engine& engine, const BootSpec
         if (evidence.kind == Evidence::Kind::serial)
           log.add(evidence.text);
         const bool more = judge.feed(evidence);
-        teller.tell(judge.reached());
+        for (const MilestoneHit& hit : judge.reached())
+          if (told.insert(hit.milestone).second)
+            sink.message(EventSink::Level::info, "MILESTONE",
+                         fmt::format("{} after {:.1f} s ({}): {}", to_string(hit.milestone),
+                                     std::chrono::duration<double>(hit.at).count(), hit.source, hit.evidence));
         return more;
       },
       stop);

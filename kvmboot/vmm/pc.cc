@@ -220,11 +220,7 @@ VirtioPci& Pc::add_card(unsigned slot, VirtioDevice& device, unsigned& raises) {
 void Pc::add_disks(const BootSpec& spec, const Supplies& supplies) {
   for (std::size_t i = 0; i < spec.disks.size(); i++) {
     const BootDisk& disk = spec.disks[i];
-    const auto used = [this, i, told = supplies.disk_used](Range range, bool write) {
-      if (write && writes_.size() < max_told)
-        writes_.push_back(fmt::format("{} {} {}", i, range.offset, range.length));
-      told(i, range, write);
-    };
+    const auto used = [i, told = supplies.disk_used](Range range, bool write) { told(i, range, write); };
     disks_.push_back(std::make_unique<Disk>(*disk.overlay, disk.logical_sector, disk.serial, used));
     Disk& made = *disks_.back();
     // The firmware's driver comes first, and knows no MSI-X; the next is a kernel's.
@@ -316,12 +312,10 @@ std::optional<Pc::End> Pc::wait(std::chrono::milliseconds time) {
 
 Pc::News Pc::take_news() {
   const std::lock_guard lock(devices_);
-  News news{uart_.take(), debug_.take(), std::exchange(writes_, {}), std::exchange(drivers_, {}), 0, {}};
-  for (const auto& disk : disks_) {
-    news.disk_bytes += disk->blk.bytes_moved();
+  News news{uart_.take(), debug_.take(), std::exchange(drivers_, {}), {}};
+  for (const auto& disk : disks_)
     if (news.disk_failure.empty())
       news.disk_failure = disk->blk.failure();
-  }
   return news;
 }
 

@@ -48,9 +48,7 @@ class Pc {
   /// What happened since the last look.
   struct News {
     std::string serial, firmware;
-    std::vector<std::string> writes;  ///< "DISK OFFSET LENGTH"
     std::vector<std::string> drivers; ///< a kernel's driver took over a device: which
-    std::uint64_t disk_bytes = 0;     ///< moved since power-on
     std::string disk_failure;
   };
 
@@ -104,7 +102,7 @@ class Pc {
   std::vector<std::unique_ptr<Disk>> disks_;
   std::vector<std::unique_ptr<Nic>> nics_;
   std::array<unsigned, 16> raised_{}; ///< how many devices raise each interrupt
-  std::vector<std::string> writes_, drivers_;
+  std::vector<std::string> drivers_;
 
   std::mutex ends_;
   std::condition_variable ended_;

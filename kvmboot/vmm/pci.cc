@@ -134,10 +134,7 @@ std::uint64_t PowerManagement::read(std::uint64_t offset, unsigned size) {
     const auto us = static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(now).count());
     return static_cast<std::uint64_t>(static_cast<unsigned __int128>(us) * 3579545 / 1000000) & 0xffffff;
   }
-  std::uint64_t value = 0;
-  for (unsigned i = 0; i < size && offset + i < bytes_.size(); i++)
-    value |= std::uint64_t{bytes_[offset + i]} << 8 * i;
-  return value;
+  return little_endian(std::as_bytes(std::span(bytes_)), offset, size);
 }
 
 void PowerManagement::write(std::uint64_t offset, unsigned size, std::uint64_t value) {

@@ -65,14 +65,12 @@ std::uint8_t VirtioBlk::serve(std::uint32_t type, std::uint64_t sector, ByteSpan
     if (!inside(sector, out.size()))
       return VIRTIO_BLK_S_IOERR;
     overlay_.read(sector * sector_size, out);
-    moved_ += out.size();
     observer_({sector * sector_size, out.size()}, false);
     return VIRTIO_BLK_S_OK;
   case VIRTIO_BLK_T_OUT:
     if (!inside(sector, in.size()))
       return VIRTIO_BLK_S_IOERR;
     overlay_.write(sector * sector_size, in);
-    moved_ += in.size();
     observer_({sector * sector_size, in.size()}, true);
     return VIRTIO_BLK_S_OK;
   case VIRTIO_BLK_T_FLUSH: // the overlay is thrown away

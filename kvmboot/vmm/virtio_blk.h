@@ -28,7 +28,6 @@ class VirtioBlk final : public VirtioDevice {
   std::size_t queues() const override { return 1; }
   std::uint32_t handle(std::size_t queue, const Virtqueue::Chain& chain) override;
 
-  std::uint64_t bytes_moved() const noexcept { return moved_; }
   /// Why the first failed access failed; empty: none did.
   const std::string& failure() const noexcept { return failure_; }
 
@@ -39,7 +38,6 @@ class VirtioBlk final : public VirtioDevice {
   std::string serial_, failure_;
   Observer observer_;
   virtio_blk_config config_{};
-  std::uint64_t moved_ = 0;
 };
 
 } // namespace kvmport::vmm
