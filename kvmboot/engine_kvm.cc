@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sstream>
@@ -73,14 +74,10 @@ class MachineProcess {
 
   void send(Message::What what, std::uint32_t value, std::string_view text) {
     do {
-      Message head{what, value, age().count()};
-      const std::string_view part = text.substr(0, max_text);
-      text.remove_prefix(part.size());
-      iovec pieces[] = {{&head, sizeof head}, {const_cast<char*>(part.data()), part.size()}};
-      msghdr message{};
-      message.msg_iov = pieces;
-      message.msg_iovlen = 2;
-      if (::sendmsg(socket_, &message, MSG_NOSIGNAL) < 0)
+      const Message head{what, value, age().count()};
+      const std::string message = std::string(as_text(std::as_bytes(std::span(&head, 1)))).append(text, 0, max_text);
+      text.remove_prefix(std::min(text.size(), max_text));
+      if (::send(socket_, message.data(), message.size(), MSG_NOSIGNAL) < 0)
         ::_exit(0); // nobody wants to know any more
     } while (!text.empty());
   }
@@ -224,18 +221,14 @@ class Run {
 
   std::optional<End> receive(int socket) {
     Message head;
-    std::string text(max_text, '\0');
-    iovec pieces[] = {{&head, sizeof head}, {text.data(), text.size()}};
-    msghdr message{};
-    message.msg_iov = pieces;
-    message.msg_iovlen = 2;
-    const ssize_t size = ::recvmsg(socket, &message, MSG_DONTWAIT);
+    std::string text(sizeof head + max_text, '\0');
+    const ssize_t size = ::recv(socket, text.data(), text.size(), MSG_DONTWAIT);
     if (size < 0 && (errno == EINTR || errno == EAGAIN))
       return std::nullopt;
     if (size < static_cast<ssize_t>(sizeof head))
       return End::engine_failed;
-    text.resize(static_cast<std::size_t>(size) - sizeof head);
-    return handle(head, std::move(text));
+    std::memcpy(&head, text.data(), sizeof head);
+    return handle(head, text.substr(sizeof head, static_cast<std::size_t>(size) - sizeof head));
   }
 
   /// The machine's process may have been taken over by its guest: nothing in a message is trusted.

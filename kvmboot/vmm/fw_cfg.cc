@@ -49,21 +49,26 @@ void FwCfg::select(std::uint16_t key) {
   at_ = 0;
 }
 
-std::uint8_t FwCfg::next() {
+ByteSpan FwCfg::next(std::size_t most) {
   const auto item = items_.find(selected_);
-  return item != items_.end() && at_ < item->second.size() ? static_cast<std::uint8_t>(item->second[at_++]) : 0;
+  if (item == items_.end() || at_ >= item->second.size())
+    return {};
+  const ByteSpan part = ByteSpan(item->second).subspan(at_).first(std::min(most, item->second.size() - at_));
+  at_ += part.size();
+  return part;
 }
 
 std::uint64_t FwCfg::read(std::uint64_t offset, unsigned size) {
-  std::uint64_t value = 0;
-  if (offset == port_data)
-    for (unsigned i = 0; i < size; i++)
-      value |= std::uint64_t{next()} << 8 * i;
-  else if (offset == port_dma_high) // "QEMU CFG", big-endian: DMA is there
-    value = 0x554d4551;
-  else if (offset == port_dma_low)
-    value = 0x47464320;
-  return value;
+  switch (offset) {
+  case port_data:
+    return little_endian(next(size), 0, size);
+  case port_dma_high: // "QEMU CFG", big-endian: DMA is there
+    return 0x554d4551;
+  case port_dma_low:
+    return 0x47464320;
+  default:
+    return 0;
+  }
 }
 
 void FwCfg::write(std::uint64_t offset, unsigned size, std::uint64_t value) {
@@ -85,21 +90,14 @@ void FwCfg::dma(std::uint64_t control_address) {
     select(static_cast<std::uint16_t>(control >> 16));
   std::uint32_t result = (control & dma_write) != 0 ? dma_error : 0; // nothing here can be written
   if ((control & dma_read) != 0) {
-    const auto to = memory_.slice(address, length);
-    if (to) {
-      const auto item = items_.find(selected_);
-      const std::size_t left = item == items_.end() ? 0 : item->second.size() - std::min(at_, item->second.size());
-      const std::size_t count = std::min<std::size_t>(left, length);
-      if (count > 0)
-        std::memcpy(to->data(), item->second.data() + at_, count);
-      std::fill(to->begin() + static_cast<std::ptrdiff_t>(count), to->end(), std::byte{0});
-      at_ += count;
+    if (const auto to = memory_.slice(address, length)) {
+      const ByteSpan part = next(length);
+      std::fill(std::ranges::copy(part, to->begin()).out, to->end(), std::byte{0});
     } else {
       result = dma_error;
     }
   } else if ((control & dma_skip) != 0) {
-    const auto item = items_.find(selected_);
-    at_ = item == items_.end() ? 0 : std::min<std::size_t>(item->second.size(), at_ + length);
+    next(length);
   }
   store_be<std::uint32_t>(*access, 0, result);
 }

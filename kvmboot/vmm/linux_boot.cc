@@ -6,7 +6,6 @@
 #include "formats/image.h"
 
 #include <algorithm>
-#include <asm/bootparam.h>
 #include <cstring>
 #include <elf.h>
 #include <fmt/format.h>
@@ -20,9 +19,7 @@ constexpr std::uint64_t gdt_at = 0x1000, start_info_at = 0x2000, zero_page_at = 
                         command_line_at = 0x20000, command_line_space = 0x10000, low_ram_end = 0x9fc00;
 /// RAM ends below the devices' addresses.
 constexpr std::uint64_t max_ram = 3ULL << 30;
-constexpr std::uint64_t kvm_pages_at = 0xfeffc000, kvm_pages = 0x4000; // see Vm: identity map and TSS
-constexpr std::uint32_t hdrs = 0x53726448;                             // "HdrS"
-constexpr std::uint32_t e820_ram = 1, e820_reserved = 2;
+constexpr std::uint32_t hdrs = 0x53726448; // "HdrS"
 
 enum class Entry { pvh, linux32, linux64 };
 

@@ -7,7 +7,12 @@
 #include "kvmboot/engine.h"
 #include "kvmboot/vmm/vm.h"
 
+#include <asm/bootparam.h>
+
 namespace kvmport::vmm {
+
+/// Kinds of memory in a boot_e820_entry (ACPI 6.4, table 15.3).
+inline constexpr std::uint32_t e820_ram = 1, e820_reserved = 2;
 
 /// The files' content.
 struct LinuxImages {

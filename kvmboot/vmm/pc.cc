@@ -16,7 +16,6 @@ namespace {
 
 constexpr std::uint64_t gib = 1ULL << 30, max_memory = 3 * gib, shadow_end = 0x100000, mib = 1U << 20;
 constexpr std::size_t max_firmware = 8U << 20;
-constexpr std::uint64_t kvm_pages_at = 0xfeffc000, kvm_pages = 0x4000; // see Vm: identity map and TSS
 constexpr std::uint64_t pci_window_at = 0xe0000000, acpi_at = 0xe0000; // without firmware
 constexpr unsigned uart_irq = 4, first_card_slot = 2, max_cards = 29;
 constexpr std::chrono::milliseconds listen_round{50};
@@ -24,9 +23,8 @@ constexpr std::size_t max_told = 64;
 // fw_cfg items (seabios src/fw/paravirt.h)
 constexpr std::uint16_t cfg_cpus = 0x05, cfg_boot_menu = 0x0e, cfg_max_cpus = 0x0f, cfg_irq0_override = 0x8002;
 
-Bytes read_bytes(const fs::path& path) {
-  const std::string text = read_file(path);
-  const auto bytes = as_bytes(text);
+template <typename T> Bytes bytes_of(std::span<const T> values) {
+  const ByteSpan bytes = std::as_bytes(values);
   return {bytes.begin(), bytes.end()};
 }
 
@@ -34,29 +32,6 @@ std::size_t rom_size(const FirmwareImages& images) {
   if (images.linux)
     return 4096; // none, but memory is never empty
   return images.bios.empty() ? images.variables.size() + images.code.size() : images.bios.size();
-}
-
-Bytes number16(std::uint16_t value) {
-  Bytes bytes(2);
-  store_le<std::uint16_t>(bytes, 0, value);
-  return bytes;
-}
-
-struct Region {
-  std::uint64_t at, length;
-  std::uint32_t type; ///< ACPI 6.4, table 15.3: 1 RAM, 2 reserved
-};
-
-Bytes e820(std::initializer_list<Region> regions) {
-  Bytes table(regions.size() * 20);
-  std::size_t at = 0;
-  for (const Region& region : regions) {
-    store_le<std::uint64_t>(table, at, region.at);
-    store_le<std::uint64_t>(table, at + 8, region.length);
-    store_le<std::uint32_t>(table, at + 16, region.type);
-    at += 20;
-  }
-  return table;
 }
 
 std::uint64_t ram_of(const BootSpec& spec) {
@@ -67,31 +42,26 @@ std::uint64_t ram_of(const BootSpec& spec) {
 
 struct Pc::Disk {
   VirtioBlk blk;
-  unsigned raises = 0;  ///< the interrupt that it raises now; 0: none
   unsigned drivers = 0; ///< how many have taken it over
-  Disk(Overlay& overlay, std::uint32_t sector, std::string serial, VirtioBlk::Observer observer)
-      : blk(overlay, sector, std::move(serial), std::move(observer)) {}
 };
 
 struct Pc::Nic {
   VirtioNet net;
   int cable;
   VirtioPci* pci = nullptr; ///< owned by the bus
-  unsigned raises = 0;      ///< the interrupt that it raises now; 0: none
-  Nic(const std::string& mac, int socket) : net(mac, socket), cable(socket) {}
 };
 
 FirmwareImages read_firmware_images(const BootSpec& spec) {
   FirmwareImages images;
-  images.vga = read_bytes(find_seabios({"vgabios-isavga.bin", "vgabios.bin"}));
+  images.vga = bytes_of<char>(read_file(find_seabios({"vgabios-isavga.bin", "vgabios.bin"})));
   if (spec.linux) {
     images.linux = read_linux_images(*spec.linux);
     return images;
   }
   if (spec.firmware == Firmware::uefi) {
     const UefiImages files = find_uefi_images(false, spec.nvram);
-    images.code = read_bytes(files.code);
-    images.variables = read_bytes(files.vars);
+    images.code = bytes_of<char>(read_file(files.code));
+    images.variables = bytes_of<char>(read_file(files.vars));
     const auto bad = [](const Bytes& image) {
       return image.size() < Flash::block || image.size() % Flash::block != 0 || image.size() > max_firmware;
     };
@@ -99,7 +69,7 @@ FirmwareImages read_firmware_images(const BootSpec& spec) {
       throw Error("FIRMWARE_MISSING", "the UEFI firmware's image has a size that is not known", files.code.string());
     return images;
   }
-  images.bios = read_bytes(find_seabios({"bios-256k.bin", "bios.bin"}));
+  images.bios = bytes_of<char>(read_file(find_seabios({"bios-256k.bin", "bios.bin"})));
   if (images.bios.size() != 256U << 10 && images.bios.size() != 128U << 10)
     throw Error("FIRMWARE_MISSING", "SeaBIOS's image has a size that is not known");
   return images;
@@ -176,23 +146,24 @@ void Pc::add_uefi(const FirmwareImages& images) {
 }
 
 void Pc::add_configuration(const BootSpec& spec, const FirmwareImages& images) {
-  fw_cfg_.add(cfg_cpus, number16(static_cast<std::uint16_t>(std::max(1U, spec.cpus))));
-  fw_cfg_.add(cfg_max_cpus, number16(static_cast<std::uint16_t>(std::max(1U, spec.cpus))));
-  fw_cfg_.add(cfg_boot_menu, number16(0));
+  const std::array cpus{static_cast<std::uint16_t>(std::max(1U, spec.cpus))}, none{std::uint16_t{0}};
+  const std::array<boot_e820_entry, 2> map{{{0, memory_.size(), e820_ram}, {kvm_pages_at, kvm_pages, e820_reserved}}};
+  fw_cfg_.add(cfg_cpus, bytes_of<std::uint16_t>(cpus));
+  fw_cfg_.add(cfg_max_cpus, bytes_of<std::uint16_t>(cpus));
+  fw_cfg_.add(cfg_boot_menu, bytes_of<std::uint16_t>(none));
   fw_cfg_.add(cfg_irq0_override, Bytes(1, std::byte{1})); // see Vm's routing
   AcpiTables acpi = make_acpi({std::max(1U, spec.cpus), memory_.size()});
   fw_cfg_.add_file(acpi_tables_file, std::move(acpi.tables));
   fw_cfg_.add_file(acpi_rsdp_file, std::move(acpi.rsdp));
   fw_cfg_.add_file("etc/table-loader", std::move(acpi.loader));
-  fw_cfg_.add_file("etc/e820", e820({{0, memory_.size(), 1}, {kvm_pages_at, kvm_pages, 2}}));
+  fw_cfg_.add_file("etc/e820", bytes_of<boot_e820_entry>(map));
   fw_cfg_.add_file("vgaroms/vgabios.bin", images.vga);
   std::string order;
   for (std::size_t i = 0; i < spec.disks.size(); i++)
     order += fmt::format("/pci@i0cf8/scsi@{:x}/disk@0,0\n", first_card_slot + i);
   order += "HALT"; // and nothing else
   order += '\0';
-  const auto text = as_bytes(order);
-  fw_cfg_.add_file("bootorder", Bytes(text.begin(), text.end()));
+  fw_cfg_.add_file("bootorder", bytes_of<char>(order));
 }
 
 void Pc::add_boards() {
@@ -208,9 +179,10 @@ void Pc::add_boards() {
   ports_.add(0xcf8, 8, pci_);
 }
 
-VirtioPci& Pc::add_card(unsigned slot, VirtioDevice& device, unsigned& raises) {
+VirtioPci& Pc::add_card(VirtioDevice& device) {
+  const unsigned slot = first_card_slot + cards_++;
   auto function = std::make_unique<VirtioPci>(
-      device, memory_, mmio_, [this, slot, &raises](bool level) { share_irq(slot, raises, level); },
+      device, memory_, mmio_, [this, slot](bool level) { share_irq(slot, level); },
       [this](std::uint64_t address, std::uint32_t data) { vm_.send_msi(address, data); });
   VirtioPci& card = *function;
   pci_.add(slot, 0, std::move(function));
@@ -221,21 +193,19 @@ void Pc::add_disks(const BootSpec& spec, const Supplies& supplies) {
   for (std::size_t i = 0; i < spec.disks.size(); i++) {
     const BootDisk& disk = spec.disks[i];
     const auto used = [i, told = supplies.disk_used](Range range, bool write) { told(i, range, write); };
-    disks_.push_back(std::make_unique<Disk>(*disk.overlay, disk.logical_sector, disk.serial, used));
-    Disk& made = *disks_.back();
+    Disk& made = disks_.emplace_back(Disk{VirtioBlk(*disk.overlay, disk.logical_sector, disk.serial, used)});
     // The firmware's driver comes first, and knows no MSI-X; the next is a kernel's.
-    add_card(static_cast<unsigned>(first_card_slot + i), made.blk, made.raises)
-        .on_driver_ready([this, i, &made](bool msix) {
-          if ((++made.drivers > 1 || msix) && drivers_.size() < max_told)
-            drivers_.push_back(fmt::format("a kernel's driver took over disk {}{}", i, msix ? " with MSI-X" : ""));
-        });
+    add_card(made.blk).on_driver_ready([this, i, &made](bool msix) {
+      if ((++made.drivers > 1 || msix) && drivers_.size() < max_told)
+        drivers_.push_back(fmt::format("a kernel's driver took over disk {}{}", i, msix ? " with MSI-X" : ""));
+    });
   }
 }
 
 void Pc::add_nics(const BootSpec& spec, const std::vector<int>& cables) {
   for (std::size_t i = 0; i < spec.nics.size(); i++) {
-    Nic& nic = *nics_.emplace_back(std::make_unique<Nic>(spec.nics[i].mac, cables.at(i)));
-    nic.pci = &add_card(static_cast<unsigned>(first_card_slot + disks_.size() + i), nic.net, nic.raises);
+    Nic& nic = nics_.emplace_back(Nic{VirtioNet(spec.nics[i].mac, cables.at(i)), cables.at(i)});
+    nic.pci = &add_card(nic.net);
   }
 }
 
@@ -245,9 +215,9 @@ void Pc::listen(std::vector<pollfd> cables) {
     if (::poll(cables.data(), cables.size(), static_cast<int>(listen_round.count())) <= 0)
       continue;
     const std::lock_guard lock(devices_);
-    for (const auto& nic : nics_) {
-      nic->net.take_frames();
-      nic->pci->serve(VirtioNet::receive_queue);
+    for (Nic& nic : nics_) {
+      nic.net.take_frames();
+      nic.pci->serve(VirtioNet::receive_queue);
     }
   }
 }
@@ -260,7 +230,8 @@ void Pc::start_kernel(const LinuxImages& images) {
   vcpus_.front()->start_at(load_linux(images, rsdp, memory_));
 }
 
-void Pc::share_irq(unsigned slot, unsigned& raises, bool level) {
+void Pc::share_irq(unsigned slot, bool level) {
+  unsigned& raises = raises_.at(slot);
   if (level == (raises != 0))
     return;
   if (level) {
@@ -286,9 +257,9 @@ void Pc::start() {
         stop(end == Vcpu::End::reset ? End::reset : End::failed);
     });
   std::vector<pollfd> cables;
-  for (const auto& nic : nics_)
-    if (nic->cable >= 0)
-      cables.push_back({nic->cable, POLLIN, 0});
+  for (const Nic& nic : nics_)
+    if (nic.cable >= 0)
+      cables.push_back({nic.cable, POLLIN, 0});
   if (!cables.empty())
     threads_.emplace_back([this, cables] { listen(cables); });
 }
@@ -313,9 +284,9 @@ std::optional<Pc::End> Pc::wait(std::chrono::milliseconds time) {
 Pc::News Pc::take_news() {
   const std::lock_guard lock(devices_);
   News news{uart_.take(), debug_.take(), std::exchange(drivers_, {}), {}};
-  for (const auto& disk : disks_)
+  for (const Disk& disk : disks_)
     if (news.disk_failure.empty())
-      news.disk_failure = disk->blk.failure();
+      news.disk_failure = disk.blk.failure();
   return news;
 }
 

@@ -16,6 +16,7 @@
 #include "kvmboot/vmm/vm.h"
 
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <poll.h>
 
@@ -76,13 +77,13 @@ class Pc {
   void add_configuration(const BootSpec& spec, const FirmwareImages& images);
   void add_disks(const BootSpec& spec, const Supplies& supplies);
   void add_nics(const BootSpec& spec, const std::vector<int>& cables);
-  /// Puts a device into a slot; `raises` is the device's, see share_irq.
-  VirtioPci& add_card(unsigned slot, VirtioDevice& device, unsigned& raises);
+  /// Puts a device into the next slot.
+  VirtioPci& add_card(VirtioDevice& device);
   void start_kernel(const LinuxImages& images);
   void listen(std::vector<pollfd> cables);
   void stop(End end);
-  /// Raises or lowers the interrupt of a slot, which several devices may share; `raises` is what this one raises.
-  void share_irq(unsigned slot, unsigned& raises, bool level);
+  /// Raises or lowers the interrupt of a slot, which several slots may share.
+  void share_irq(unsigned slot, bool level);
 
   GuestMemory memory_;
   GuestMemory rom_; ///< what ends at 4 GiB: the BIOS, or UEFI's variables and code
@@ -99,9 +100,11 @@ class Pc {
   PciHost pci_;
   PowerManagement power_;
   std::optional<Flash> flash_;
-  std::vector<std::unique_ptr<Disk>> disks_;
-  std::vector<std::unique_ptr<Nic>> nics_;
-  std::array<unsigned, 16> raised_{}; ///< how many devices raise each interrupt
+  std::deque<Disk> disks_; ///< these stay where they are
+  std::deque<Nic> nics_;
+  unsigned cards_ = 0;
+  std::array<unsigned, 32> raises_{}; ///< the interrupt that each slot raises now; 0: none
+  std::array<unsigned, 16> raised_{}; ///< how many slots raise each interrupt
   std::vector<std::string> drivers_;
 
   std::mutex ends_;

@@ -16,7 +16,6 @@
 namespace kvmport::vmm {
 namespace {
 
-constexpr std::uint64_t identity_map_at = 0xfeffc000, tss_at = 0xfeffd000;
 // <linux/kvm.h> declares kvm_cpuid2 and kvm_irq_routing with flexible arrays, which have another size in C++ than in C,
 // and the size is part of the request's number: with it the kernel refuses the calls (EINVAL). So both stand here anew.
 constexpr unsigned long get_supported_cpuid = _IOWR(KVMIO, 0x05, std::uint64_t);
@@ -82,30 +81,31 @@ UniqueFd open_kvm(const std::filesystem::path& device) {
 }
 
 std::vector<unsigned long> kvm_requests() {
-  return {KVM_CREATE_VM,
-          KVM_SET_IDENTITY_MAP_ADDR,
-          KVM_SET_TSS_ADDR,
-          KVM_CREATE_IRQCHIP,
-          KVM_CREATE_PIT2,
-          KVM_SET_USER_MEMORY_REGION,
-          KVM_IRQ_LINE,
-          KVM_SIGNAL_MSI,
-          KVM_GET_VCPU_MMAP_SIZE,
-          KVM_CREATE_VCPU,
-          KVM_RUN,
-          KVM_GET_REGS,
-          KVM_SET_REGS,
-          KVM_GET_SREGS,
-          KVM_SET_SREGS,
-          get_supported_cpuid,
-          set_cpuid,
-          set_gsi_routing};
+  static constexpr unsigned long requests[] = {KVM_CREATE_VM,
+                                               KVM_SET_IDENTITY_MAP_ADDR,
+                                               KVM_SET_TSS_ADDR,
+                                               KVM_CREATE_IRQCHIP,
+                                               KVM_CREATE_PIT2,
+                                               KVM_SET_USER_MEMORY_REGION,
+                                               KVM_IRQ_LINE,
+                                               KVM_SIGNAL_MSI,
+                                               KVM_GET_VCPU_MMAP_SIZE,
+                                               KVM_CREATE_VCPU,
+                                               KVM_RUN,
+                                               KVM_GET_REGS,
+                                               KVM_SET_REGS,
+                                               KVM_GET_SREGS,
+                                               KVM_SET_SREGS,
+                                               get_supported_cpuid,
+                                               set_cpuid,
+                                               set_gsi_routing};
+  return {std::begin(requests), std::end(requests)};
 }
 
 Vm::Vm(int kvm, bool board) : kvm_(kvm), board_(board), vm_(call(kvm, KVM_CREATE_VM, "KVM_CREATE_VM", 0)) {
-  std::uint64_t identity_map = identity_map_at;
+  std::uint64_t identity_map = kvm_pages_at;
   call(vm_.get(), KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", &identity_map);
-  call(vm_.get(), KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", tss_at);
+  call(vm_.get(), KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", kvm_pages_at + 0x1000);
   if (!board)
     return;
   call(vm_.get(), KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP", 0);

@@ -16,6 +16,9 @@
 
 namespace kvmport::vmm {
 
+/// What KVM takes for itself of every guest's addresses: an identity map and a TSS (Intel processors of old want them).
+inline constexpr std::uint64_t kvm_pages_at = 0xfeffc000, kvm_pages = 0x4000;
+
 /// Opens the host's KVM. Error ENGINE_UNAVAILABLE.
 UniqueFd open_kvm(const std::filesystem::path& device = "/dev/kvm");
 /// Every ioctl that this file makes.
