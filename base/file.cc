@@ -46,6 +46,10 @@ UniqueFd create_new(const fs::path& path) {
   return open_or_throw(path, O_RDWR | O_CREAT | O_EXCL, 0644);
 }
 
+UniqueFd create_or_empty(const fs::path& path) {
+  return open_or_throw(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
+}
+
 UniqueFd open_existing(const fs::path& path) {
   return open_or_throw(path, O_RDWR);
 }
@@ -144,7 +148,7 @@ void write_file_durably(const fs::path& path, std::string_view content) {
   fs::path partial = path;
   partial += ".partial";
   {
-    UniqueFd fd = open_or_throw(partial, O_RDWR | O_CREAT | O_TRUNC, 0644);
+    UniqueFd fd = create_or_empty(partial);
     write_exact(fd.get(), 0, as_bytes(content), partial.string());
     if (::fsync(fd.get()) != 0)
       throw system_error(errno, "can't sync " + partial.string());

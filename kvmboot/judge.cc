@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <fmt/ranges.h>
 #include <regex>
 #include <set>
+#include <sstream>
 
 namespace kvmport {
 
@@ -63,13 +65,11 @@ std::string to_string(Milestone milestone) {
 }
 
 Milestone parse_milestone(const std::string& name) {
-  std::string all;
-  for (std::size_t i = 0; i < milestone_names.size(); i++) {
-    if (milestone_names[i] == name)
-      return static_cast<Milestone>(i);
-    all += (i != 0 ? ", " : "") + std::string(milestone_names[i]);
-  }
-  throw Error("MILESTONE_UNKNOWN", "there is no milestone \"" + name + "\"", {}, "the milestones are: " + all);
+  const auto found = std::ranges::find(milestone_names, name);
+  if (found == milestone_names.end())
+    throw Error("MILESTONE_UNKNOWN", "there is no milestone \"" + name + "\"", {},
+                fmt::format("the milestones are: {}", fmt::join(milestone_names, ", ")));
+  return static_cast<Milestone>(found - milestone_names.begin());
 }
 
 struct Judge::State {
@@ -94,10 +94,9 @@ struct Judge::State {
   State(Milestone asked, Silence quiet) : until(asked), silence(std::move(quiet)) {}
 
   void reach(Milestone m, milliseconds at, std::string_view line, std::string_view source) {
-    if (std::none_of(reached.begin(), reached.end(), [&](const auto& h) { return h.milestone == m; }))
-      reached.push_back({m, at, std::string(line), std::string(source)});
-    std::stable_sort(reached.begin(), reached.end(),
-                     [](const auto& a, const auto& b) { return a.milestone < b.milestone; });
+    const auto place = std::ranges::lower_bound(reached, m, {}, &MilestoneHit::milestone);
+    if (place == reached.end() || place->milestone != m)
+      reached.insert(place, {m, at, std::string(line), std::string(source)});
     proven = proven || m >= until;
   }
 
@@ -162,11 +161,9 @@ struct Judge::State {
 
   void screen_changed(const Evidence& evidence) {
     std::set<std::string, std::less<>> now;
-    std::string_view rest = evidence.text;
-    while (!rest.empty()) {
-      const std::size_t end = std::min(rest.find('\n'), rest.size());
-      std::string line = plain_text(rest.substr(0, std::min(end, ConsoleText::max_line)));
-      rest.remove_prefix(std::min(end + 1, rest.size()));
+    std::istringstream lines(evidence.text);
+    for (std::string raw; std::getline(lines, raw);) {
+      std::string line = plain_text(std::string_view(raw).substr(0, ConsoleText::max_line));
       line.erase(line.find_last_not_of(' ') + 1);
       if (line.empty())
         continue;
@@ -208,11 +205,8 @@ struct Judge::State {
   }
 
   const Seen* heaviest() const {
-    const Seen* best = nullptr;
-    for (const Seen& s : seen)
-      if (best == nullptr || s.rule->weight > best->rule->weight)
-        best = &s;
-    return best;
+    const auto best = std::ranges::max_element(seen, {}, [](const Seen& s) { return s.rule->weight; });
+    return best == seen.end() ? nullptr : &*best;
   }
 
   std::vector<std::string> quoted() const {
@@ -266,6 +260,7 @@ struct Judge::State {
     return d;
   }
 };
+
 Judge::Judge(Milestone until, Silence silence) : state_(std::make_unique<State>(until, std::move(silence))) {}
 Judge::~Judge() = default;
 

@@ -54,9 +54,9 @@ class Machine final : public vmm::Device {
     put64(pd_at, 0x87); // 2 MiB, present, writable, user
     vmm::StartState state;
     state.mode = mode;
-    state.rip = code_at;
-    state.rsp = stack_at;
-    state.rdi = data_at;
+    state.regs.rip = code_at;
+    state.regs.rsp = stack_at;
+    state.regs.rdi = data_at;
     state.gdt = gdt_at;
     state.gdt_size = 0x38;
     state.idt = idt_at;
@@ -64,9 +64,9 @@ class Machine final : public vmm::Device {
     state.cr4 = 0x600; // OSFXSR, OSXMMEXCPT
     return state;
   }
+  void enter(const vmm::StartState& state) { cpu_->start_at(state); }
   /// Runs until HLT; RAX, or nothing when something else ended it.
-  std::optional<std::uint64_t> run(const vmm::StartState& state) {
-    cpu_->start_at(state);
+  std::optional<std::uint64_t> run() {
     std::mutex alone;
     if (cpu_->run(nowhere_, nowhere_, alone) != vmm::Vcpu::End::halted)
       return std::nullopt;
@@ -95,12 +95,13 @@ double rate(int kvm, Mode mode, Code loop) {
     machine.put(code_at, loop);
     vmm::StartState state = machine.start(mode);
     auto left = std::chrono::duration<double>(0.02);
-    for (state.rcx = 250; left.count() > 0 && state.rcx < (1ULL << 31); state.rcx *= 2) {
+    for (state.regs.rcx = 250; left.count() > 0 && state.regs.rcx < (1ULL << 31); state.regs.rcx *= 2) {
+      machine.enter(state);
       const auto began = Clock::now();
-      if (!machine.run(state))
+      if (!machine.run())
         return 0;
       const std::chrono::duration<double> took = Clock::now() - began;
-      best = std::max(best, 4e-6 * static_cast<double>(state.rcx) / std::max(took.count(), 1e-9));
+      best = std::max(best, 4e-6 * static_cast<double>(state.regs.rcx) / std::max(took.count(), 1e-9));
       left -= took;
       if (took * 2 > left)
         break;
@@ -126,7 +127,7 @@ vmm::StartState prepare(Machine& m, Snippet snippet) {
     break;
   case Snippet::paging32: // cr3 = eax; cr4 |= PSE; cr0 |= PG; jmp; mov eax, magic; hlt
     m.put64(pd32_at, 0x87);
-    state.rax = pd32_at;
+    state.regs.rax = pd32_at;
     m.put(code_at, {0x0f, 0x22, 0xd8, 0x0f, 0x20, 0xe0, 0x83, 0xc8, 0x10, 0x0f, 0x22, 0xe0, 0x0f, 0x20, 0xc0, 0x0d,
                     0,    0,    0,    0x80, 0x0f, 0x22, 0xc0, 0xeb, 0,    0xb8, 0x0d, 0x60, 0,    0,    0xf4});
     break;
@@ -160,7 +161,8 @@ vmm::StartState prepare(Machine& m, Snippet snippet) {
 KvmTrial::Result try_snippet(int kvm, Snippet snippet) {
   try {
     Machine machine(kvm);
-    const auto rax = machine.run(prepare(machine, snippet));
+    machine.enter(prepare(machine, snippet));
+    const auto rax = machine.run();
     return rax && static_cast<std::uint32_t>(*rax) == magic ? KvmTrial::Result::ok : KvmTrial::Result::fails;
   } catch (const Error&) { // KVM refuses the processor's state
     return KvmTrial::Result::not_run;

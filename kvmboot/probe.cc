@@ -45,6 +45,33 @@ std::string tcg_reason(const Probe& probe) {
                      probe.reasons.empty() ? "not probed" : probe.reasons.front());
 }
 
+/// Our engine when it was asked for by name. The host is probed only when somebody wants to know what came of it: the
+/// guest runs within milliseconds.
+std::unique_ptr<Engine> built_in_engine() {
+  (void)vmm::open_kvm();
+  KvmEngineOptions options;
+  options.time_scale = [] { return host_probe().built_in_time_scale(); };
+  options.reason = [] { return std::string("it was asked for"); };
+  return make_kvm_engine(std::move(options));
+}
+
+std::unique_ptr<Engine> translating_engine(std::string reason) {
+  return make_qemu_engine(false, tcg_time_scale, std::move(reason), nullptr);
+}
+
+/// Where KVM runs real kernels: our engine, then QEMU for what ours has not or can't.
+std::unique_ptr<Engine> full_kvm_engine(bool built_in, bool qemu) {
+  std::unique_ptr<Engine> next;
+  if (qemu)
+    next = make_qemu_engine(true, 1.0, "KVM at full speed", translating_engine("QEMU failed on KVM"));
+  if (!built_in)
+    return next;
+  KvmEngineOptions options;
+  options.reason = [] { return std::string("KVM at full speed"); };
+  options.fallback = std::move(next);
+  return make_kvm_engine(std::move(options));
+}
+
 } // namespace
 
 double Probe::time_scale() const {
@@ -99,37 +126,6 @@ const Probe& host_probe() {
   static const Probe probe = probe_kvm();
   return probe;
 }
-
-namespace {
-
-/// Our engine when it was asked for by name. The host is probed only when somebody wants to know what came of it: the
-/// guest runs within milliseconds.
-std::unique_ptr<Engine> built_in_engine() {
-  (void)vmm::open_kvm();
-  KvmEngineOptions options;
-  options.time_scale = [] { return host_probe().built_in_time_scale(); };
-  options.reason = [] { return std::string("it was asked for"); };
-  return make_kvm_engine(std::move(options));
-}
-
-std::unique_ptr<Engine> translating_engine(std::string reason) {
-  return make_qemu_engine(false, tcg_time_scale, std::move(reason), nullptr);
-}
-
-/// Where KVM runs real kernels: our engine, then QEMU for what ours has not or can't.
-std::unique_ptr<Engine> full_kvm_engine(bool built_in, bool qemu) {
-  std::unique_ptr<Engine> next;
-  if (qemu)
-    next = make_qemu_engine(true, 1.0, "KVM at full speed", translating_engine("QEMU failed on KVM"));
-  if (!built_in)
-    return next;
-  KvmEngineOptions options;
-  options.reason = [] { return std::string("KVM at full speed"); };
-  options.fallback = std::move(next);
-  return make_kvm_engine(std::move(options));
-}
-
-} // namespace
 
 std::unique_ptr<Engine> make_engine(const std::string& wish, EventSink& sink) {
   if (wish != "auto" && wish != "qemu" && wish != "kvm")

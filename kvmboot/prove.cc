@@ -2,7 +2,6 @@
 #include "base/file.h"
 #include "kvmboot/judge.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <set>
 
@@ -15,34 +14,12 @@ constexpr std::chrono::seconds ordinary_silence{60};
 /// No more of the serial console than this is kept.
 constexpr std::uint64_t max_serial_log = 16U << 20;
 
-class SerialLog {
- public:
-  explicit SerialLog(const std::filesystem::path& path) : path_(path) {
-    if (path.empty())
-      return;
-    fd_ = UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-    if (!fd_)
-      throw system_error(errno, "can't write " + path.string());
-  }
-  void add(std::string_view bytes) {
-    bytes = bytes.substr(0, max_serial_log - written_);
-    if (!fd_ || bytes.empty())
-      return;
-    write_exact(fd_.get(), written_, as_bytes(bytes), path_.string());
-    written_ += bytes.size();
-  }
-
- private:
-  std::filesystem::path path_;
-  UniqueFd fd_;
-  std::uint64_t written_ = 0;
-};
-
 /// One engine's run and what came of it.
 std::pair<Verdict, EngineOutcome::End> try_engine(Engine& engine, const BootSpec& spec, Milestone until,
                                                   const std::filesystem::path& serial_log, EventSink& sink,
                                                   const StopToken& stop) {
-  SerialLog log(serial_log);
+  const UniqueFd log = serial_log.empty() ? UniqueFd() : create_or_empty(serial_log);
+  std::uint64_t logged = 0;
   Judge judge(until, [&engine] {
     return std::chrono::duration_cast<std::chrono::milliseconds>(ordinary_silence * engine.time_scale());
   });
@@ -52,8 +29,11 @@ std::pair<Verdict, EngineOutcome::End> try_engine(Engine& engine, const BootSpec
   const EngineOutcome outcome = engine.run(
       spec,
       [&](const Evidence& evidence) {
-        if (evidence.kind == Evidence::Kind::serial)
-          log.add(evidence.text);
+        if (log && evidence.kind == Evidence::Kind::serial) {
+          const std::string_view bytes = std::string_view(evidence.text).substr(0, max_serial_log - logged);
+          write_exact(log.get(), logged, as_bytes(bytes), serial_log.string());
+          logged += bytes.size();
+        }
         const bool more = judge.feed(evidence);
         for (const MilestoneHit& hit : judge.reached())
           if (told.insert(hit.milestone).second)

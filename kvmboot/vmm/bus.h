@@ -35,7 +35,7 @@ class Bus {
  public:
   /// The device is borrowed. Ranges must not overlap; an overlap is refused with false.
   bool add(std::uint64_t base, std::uint64_t length, Device& device);
-  void remove(std::uint64_t base);
+  void remove(std::uint64_t base) { entries_.erase(base); }
   std::uint64_t read(std::uint64_t address, unsigned size);
   void write(std::uint64_t address, unsigned size, std::uint64_t value);
 
@@ -45,7 +45,7 @@ class Bus {
     Device* device;
   };
   /// The entry that holds the whole access.
-  std::map<std::uint64_t, Entry>::iterator find(std::uint64_t address, unsigned size);
+  const std::pair<const std::uint64_t, Entry>* find(std::uint64_t address, unsigned size) const;
   std::map<std::uint64_t, Entry> entries_;
 };
 

@@ -281,12 +281,12 @@ StartState load_linux(const LinuxImages& images, std::uint64_t rsdp, const Guest
   const Told told{initrd.empty() ? 0 : place_initrd(initrd, kernel, memory), initrd.size(), rsdp,
                   memory_map(ram_of(memory))};
   StartState start = put_mode(kernel.entry, memory);
-  start.rip = kernel.start;
+  start.regs.rip = kernel.start;
   if (kernel.entry == Entry::pvh) {
-    start.rbx = start_info_at;
+    start.regs.rbx = start_info_at;
     put_start_info(told, memory);
   } else {
-    start.rsi = zero_page_at;
+    start.regs.rsi = zero_page_at;
     put_zero_page(kernel, told, memory);
   }
   return start;

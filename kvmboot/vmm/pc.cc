@@ -29,9 +29,8 @@ template <typename T> Bytes bytes_of(std::span<const T> values) {
 }
 
 std::size_t rom_size(const FirmwareImages& images) {
-  if (images.linux)
-    return 4096; // none, but memory is never empty
-  return images.bios.empty() ? images.variables.size() + images.code.size() : images.bios.size();
+  // Memory is never empty, also when a kernel starts without firmware.
+  return std::max<std::size_t>(images.bios.size() + images.variables.size() + images.code.size(), 4096);
 }
 
 std::uint64_t ram_of(const BootSpec& spec) {
@@ -100,10 +99,8 @@ Pc::Pc(const BootSpec& spec, const Supplies& supplies)
     throw Error("BOOT_UNSUPPORTED", why, {}, "use --engine qemu");
   memory_.share(VideoMemory::address, VideoMemory::size, supplies.video);
   vm_.map(0, *memory_.slice(0, memory_.size()), false);
-  if (spec.firmware == Firmware::uefi)
-    add_uefi(supplies.images);
-  else if (!supplies.images.linux)
-    add_bios(supplies.images);
+  if (!supplies.images.linux)
+    add_firmware(supplies.images);
   add_configuration(spec, supplies.images);
   add_boards();
   add_disks(spec, supplies);
@@ -120,29 +117,23 @@ Pc::~Pc() {
     thread.join();
 }
 
-/// The image ends at 4 GiB, where the processor starts, and its last 256 KiB stand in the RAM below 1 MiB too.
-void Pc::add_bios(const FirmwareImages& images) {
-  const auto rom = *rom_.slice(0, images.bios.size());
-  std::memcpy(rom.data(), images.bios.data(), images.bios.size());
-  vm_.map(4 * gib - images.bios.size(), rom, true);
-  const auto shadow = *memory_.slice(shadow_end - images.bios.size(), images.bios.size());
-  std::memcpy(shadow.data(), images.bios.data(), images.bios.size());
-}
-
-/// The flash as OVMF knows it: variables, then code up to 4 GiB, where the processor starts; the code is plain ROM, and
-/// its last 128 KiB stand below 1 MiB too.
-void Pc::add_uefi(const FirmwareImages& images) {
-  const std::uint64_t base = 4 * gib - images.variables.size() - images.code.size();
-  const auto variables = *rom_.slice(0, images.variables.size());
-  const auto code = *rom_.slice(images.variables.size(), images.code.size());
-  std::memcpy(variables.data(), images.variables.data(), variables.size());
-  std::memcpy(code.data(), images.code.data(), code.size());
-  vm_.map(base + variables.size(), code, true);
+/// The code ends at 4 GiB, where the processor starts; all of SeaBIOS and the last 128 KiB of UEFI's stand below 1 MiB
+/// too. UEFI's variables lie before its code, in a flash chip, as OVMF knows it.
+void Pc::add_firmware(const FirmwareImages& images) {
+  const bool uefi = images.bios.empty();
+  const Bytes& image = uefi ? images.code : images.bios;
+  const auto variables = *rom_.slice(0, images.variables.size()), code = *rom_.slice(variables.size(), image.size());
+  std::ranges::copy(images.variables, variables.begin());
+  std::ranges::copy(image, code.begin());
+  vm_.map(4 * gib - code.size(), code, true);
+  const std::size_t low = uefi ? std::min<std::size_t>(code.size(), 128U << 10) : code.size();
+  std::ranges::copy(code.last(low), memory_.slice(shadow_end - low, low)->begin());
+  if (!uefi)
+    return;
+  const std::uint64_t base = 4 * gib - code.size() - variables.size();
   const unsigned slot = vm_.map(base, variables, true);
   flash_.emplace(variables, [this, slot](bool visible) { vm_.show(slot, visible); });
   mmio_.add(base, variables.size(), *flash_);
-  const std::size_t low = std::min<std::size_t>(code.size(), 128U << 10);
-  std::memcpy(memory_.slice(shadow_end - low, low)->data(), code.data() + (code.size() - low), low);
 }
 
 void Pc::add_configuration(const BootSpec& spec, const FirmwareImages& images) {

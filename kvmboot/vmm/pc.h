@@ -10,7 +10,6 @@
 #include "kvmboot/vmm/linux_boot.h"
 #include "kvmboot/vmm/pci.h"
 #include "kvmboot/vmm/uart16550.h"
-#include "kvmboot/vmm/video_memory.h"
 #include "kvmboot/vmm/virtio_blk.h"
 #include "kvmboot/vmm/virtio_net.h"
 #include "kvmboot/vmm/vm.h"
@@ -72,8 +71,7 @@ class Pc {
   struct Disk;
   struct Nic;
   void add_boards();
-  void add_bios(const FirmwareImages& images);
-  void add_uefi(const FirmwareImages& images);
+  void add_firmware(const FirmwareImages& images);
   void add_configuration(const BootSpec& spec, const FirmwareImages& images);
   void add_disks(const BootSpec& spec, const Supplies& supplies);
   void add_nics(const BootSpec& spec, const std::vector<int>& cables);

@@ -81,25 +81,24 @@ UniqueFd open_kvm(const std::filesystem::path& device) {
 }
 
 std::vector<unsigned long> kvm_requests() {
-  static constexpr unsigned long requests[] = {KVM_CREATE_VM,
-                                               KVM_SET_IDENTITY_MAP_ADDR,
-                                               KVM_SET_TSS_ADDR,
-                                               KVM_CREATE_IRQCHIP,
-                                               KVM_CREATE_PIT2,
-                                               KVM_SET_USER_MEMORY_REGION,
-                                               KVM_IRQ_LINE,
-                                               KVM_SIGNAL_MSI,
-                                               KVM_GET_VCPU_MMAP_SIZE,
-                                               KVM_CREATE_VCPU,
-                                               KVM_RUN,
-                                               KVM_GET_REGS,
-                                               KVM_SET_REGS,
-                                               KVM_GET_SREGS,
-                                               KVM_SET_SREGS,
-                                               get_supported_cpuid,
-                                               set_cpuid,
-                                               set_gsi_routing};
-  return {std::begin(requests), std::end(requests)};
+  return {KVM_CREATE_VM,
+          KVM_SET_IDENTITY_MAP_ADDR,
+          KVM_SET_TSS_ADDR,
+          KVM_CREATE_IRQCHIP,
+          KVM_CREATE_PIT2,
+          KVM_SET_USER_MEMORY_REGION,
+          KVM_IRQ_LINE,
+          KVM_SIGNAL_MSI,
+          KVM_GET_VCPU_MMAP_SIZE,
+          KVM_CREATE_VCPU,
+          KVM_RUN,
+          KVM_GET_REGS,
+          KVM_SET_REGS,
+          KVM_GET_SREGS,
+          KVM_SET_SREGS,
+          get_supported_cpuid,
+          set_cpuid,
+          set_gsi_routing};
 }
 
 Vm::Vm(int kvm, bool board) : kvm_(kvm), board_(board), vm_(call(kvm, KVM_CREATE_VM, "KVM_CREATE_VM", 0)) {
@@ -199,15 +198,8 @@ void Vcpu::start_at(const StartState& start) {
     s.efer = long64 ? 0x501 : 0;           // LMA, LME, SCE
   }
   call(vcpu_.get(), KVM_SET_SREGS, "KVM_SET_SREGS", &s);
-  kvm_regs regs{};
+  kvm_regs regs = start.regs;
   regs.rflags = 2;
-  regs.rip = start.rip;
-  regs.rsp = start.rsp;
-  regs.rax = start.rax;
-  regs.rbx = start.rbx;
-  regs.rcx = start.rcx;
-  regs.rsi = start.rsi;
-  regs.rdi = start.rdi;
   call(vcpu_.get(), KVM_SET_REGS, "KVM_SET_REGS", &regs);
 }
 

@@ -52,7 +52,7 @@ class Vm {
 struct StartState {
   enum class Mode { real16, protected32, long64 };
   Mode mode = Mode::long64;
-  std::uint64_t rip = 0, rsp = 0, rax = 0, rbx = 0, rcx = 0, rsi = 0, rdi = 0;
+  kvm_regs regs{};                ///< all but RFLAGS
   std::uint64_t gdt = 0;          ///< guest address of its descriptors: 0x10 is code of the mode, 0x18 data
   std::uint16_t gdt_size = 32;    ///< bytes
   std::uint64_t idt = 0;          ///< guest address of its 256 gates; 0: there are none
