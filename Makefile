@@ -13,7 +13,7 @@ SANITIZE ?=
 GUEST_CACHE ?= $(CURDIR)/build/guests
 
 PKGS := libguestfs tinyxml2 zlib libdeflate libzstd libarchive libcrypto libxxhash fmt nlohmann_json libpng ext2fs com_err blkid libseccomp
-CXXFLAGS_ALL = -std=c++20 $(OPT) $(SANITIZE) -Wall -Wextra -Werror -pthread -I. -D_FILE_OFFSET_BITS=64 \
+CXXFLAGS_ALL = -std=c++20 $(OPT) $(SANITIZE) -Wall -Wextra -Werror -pthread -I. -I$(B)/gen -D_FILE_OFFSET_BITS=64 \
   $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(CXXFLAGS)
 LIBS_ALL = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -pthread
 
@@ -62,6 +62,13 @@ deps:
 $(B)/obj/%.o: %.cc
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS_ALL) -MMD -MP -c $< -o $@
+
+# Tables of the built-in machine that are written in ACPI's language, as C.
+$(B)/gen/%.hex: %.asl
+	@mkdir -p $(@D)
+	iasl -vs -we -tc -p $(@:.hex=) $< >/dev/null
+DSDT := $(B)/gen/kvmboot/vmm/dsdt.hex
+$(call obj,kvmboot/vmm/acpi.cc): $(DSDT)
 
 define room_rule
 $(call room_lib,$(1)): $(call obj,$(call room_src,$(1)))
@@ -140,8 +147,8 @@ check-asan: deps
 	@KVMPORT_BIN=$(abspath $(B))/bin tests/run $(B)/asan $(ASAN_TESTS)
 
 ALL_SRC := $(foreach r,$(ROOMS) cmd,$(call room_src,$(r)))
-tidy: deps
-	@printf '%s\n' $(ALL_SRC) | xargs -P 2 -n 4 sh -c 'clang-tidy --quiet "$$@" -- -std=c++20 -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)' tidy
+tidy: deps $(DSDT)
+	@printf '%s\n' $(ALL_SRC) | xargs -P 2 -n 4 sh -c 'clang-tidy --quiet "$$@" -- -std=c++20 -I. -I$(B)/gen $(shell pkg-config --cflags $(PKGS) 2>/dev/null)' tidy
 
 FORMATTED := $(shell git ls-files '*.cc' '*.h' 2>/dev/null)
 format:
@@ -154,16 +161,17 @@ lint-man: deps
 # Fuzz targets are linked with sources that are built with sanitizers once, into $(B)/fuzz-obj: the readers of images with
 # formats and base, FUZZ_GUEST with what a guest that boots reaches (no /dev/kvm is needed) and what that sits on.
 FUZZ_SECONDS ?= 60
-FUZZ_CXX = clang++ -std=c++20 -O1 -g1 -I. -fno-omit-frame-pointer -fno-sanitize-recover=all $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+FUZZ_CXX = clang++ -std=c++20 -O1 -g1 -I. -I$(B)/gen -fno-omit-frame-pointer -fno-sanitize-recover=all $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 FUZZ_GUEST := $(patsubst %,$(B)/bin/fuzz/%_fuzz,virtqueue virtio_net pci fw_cfg devices linux_boot judge ext_journal)
 fuzz_obj = $(patsubst %.cc,$(B)/fuzz-obj/%.o,$(1))
 fuzz_guest_src := $(filter-out kvmboot/vmm/vm.cc kvmboot/vmm/pc.cc,$(wildcard kvmboot/vmm/*.cc)) \
-  $(patsubst %,kvmboot/%.cc,console_text judge patterns qemu_console) \
+  $(patsubst %,kvmboot/%.cc,answerer judge patterns) \
   $(patsubst %,formats/%.cc,overlay image source_file ext_journal ext2_io) $(call room_src,base)
 
 $(B)/fuzz-obj/%.o: %.cc
 	@mkdir -p $(@D)
 	$(FUZZ_CXX) -fsanitize=fuzzer-no-link,address,undefined -MMD -MP -c $< -o $@
+$(call fuzz_obj,kvmboot/vmm/acpi.cc): $(DSDT)
 $(FUZZ_GUEST): $(call fuzz_obj,$(fuzz_guest_src))
 $(filter-out $(FUZZ_GUEST),$(FUZZERS)): $(call fuzz_obj,$(call room_src,formats) $(call room_src,base))
 $(FUZZERS): $(B)/bin/fuzz/%: $(B)/fuzz-obj/tests/fuzz/%.o
@@ -198,6 +206,6 @@ uninstall:
 	for m in $(MANPAGES); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${m##*.}/$${m##*/}; done
 
 clean:
-	rm -rf $(B)/obj $(B)/lib $(B)/bin $(B)/payload $(B)/asan $(B)/fuzz $(B)/fuzz-obj $(B)/demo $(B)/bench
+	rm -rf $(B)/obj $(B)/gen $(B)/lib $(B)/bin $(B)/payload $(B)/asan $(B)/fuzz $(B)/fuzz-obj $(B)/demo $(B)/bench
 
 -include $(shell find $(B)/obj $(B)/fuzz-obj -name '*.d' 2>/dev/null)

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -45,6 +46,10 @@ UniqueFd create_new(const fs::path& path) {
   return open_or_throw(path, O_RDWR | O_CREAT | O_EXCL, 0644);
 }
 
+UniqueFd create_or_empty(const fs::path& path) {
+  return open_or_throw(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
+}
+
 UniqueFd open_existing(const fs::path& path) {
   return open_or_throw(path, O_RDWR);
 }
@@ -59,6 +64,13 @@ UniqueFd open_unnamed(const fs::path& directory) {
     throw system_error(errno, "can't create a temporary file in " + directory.string());
   ::unlink(name.c_str());
   return fd;
+}
+
+std::pair<UniqueFd, UniqueFd> socket_pair(int type) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, ends) != 0)
+    throw system_error(errno, "can't make a socket");
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
 std::uint64_t file_size(int fd) {
@@ -136,7 +148,7 @@ void write_file_durably(const fs::path& path, std::string_view content) {
   fs::path partial = path;
   partial += ".partial";
   {
-    UniqueFd fd = open_or_throw(partial, O_RDWR | O_CREAT | O_TRUNC, 0644);
+    UniqueFd fd = create_or_empty(partial);
     write_exact(fd.get(), 0, as_bytes(content), partial.string());
     if (::fsync(fd.get()) != 0)
       throw system_error(errno, "can't sync " + partial.string());

@@ -43,10 +43,15 @@ class UniqueFd {
 UniqueFd open_source(const std::filesystem::path& path);
 /// Creates `path` for reading and writing with mode 0644; O_EXCL: an existing file is Error FILE_EXISTS.
 UniqueFd create_new(const std::filesystem::path& path);
+/// The same, but an existing file is emptied.
+UniqueFd create_or_empty(const std::filesystem::path& path);
 /// Opens an existing file for reading and writing.
 UniqueFd open_existing(const std::filesystem::path& path);
 /// An unnamed sparse file in `directory` that vanishes with its descriptor.
 UniqueFd open_unnamed(const std::filesystem::path& directory);
+
+/// The ends of a pair of connected Unix sockets of this type (SOCK_STREAM, …, with flags), closed on exec.
+std::pair<UniqueFd, UniqueFd> socket_pair(int type);
 
 /// Size in bytes of a regular file or block device.
 std::uint64_t file_size(int fd);

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <csignal>
+#include <cstdio>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/prctl.h>
@@ -126,6 +127,20 @@ std::optional<int> Child::wait(std::chrono::milliseconds timeout) {
   while (!poll() && Clock::now() < end)
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   return status_;
+}
+
+/// proc_pid_stat(5), fields 14 and 15.
+std::chrono::milliseconds Child::cpu_time() const {
+  try {
+    const std::string stat = read_file("/proc/" + std::to_string(pid_) + "/stat");
+    const char* at = stat.c_str() + stat.rfind(')') + 1;
+    unsigned long long user = 0, system = 0;
+    if (std::sscanf(at, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) == 2)
+      return std::chrono::milliseconds((user + system) * 1000 /
+                                       static_cast<unsigned long long>(::sysconf(_SC_CLK_TCK)));
+  } catch (const Error&) { // it is gone
+  }
+  return {};
 }
 
 ProcessResult run_process(const std::vector<std::string>& argv, std::chrono::milliseconds timeout,

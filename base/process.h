@@ -42,6 +42,8 @@ class Child {
   /// Waits until it ends or `timeout` passes.
   std::optional<int> wait(std::chrono::milliseconds timeout);
   void kill();
+  /// User and system time so far, of a child that was not reaped yet; 0 when it can't be told.
+  std::chrono::milliseconds cpu_time() const;
 
  private:
   pid_t pid_ = -1;

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <tuple>
 #include <unistd.h>
 
 namespace kvmport {
@@ -142,11 +143,8 @@ std::string enter_sandbox(const SandboxLimits& limits) {
 }
 
 ForkedChild::ForkedChild(const std::function<int(int socket)>& work) {
-  std::array<int, 2> ends{};
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0)
-    throw system_error(errno, "can't make a socket");
-  socket_ = UniqueFd(ends[0]);
-  UniqueFd theirs(ends[1]);
+  UniqueFd theirs;
+  std::tie(socket_, theirs) = socket_pair(SOCK_SEQPACKET);
   const pid_t parent = ::getpid();
   pid_ = ::fork();
   if (pid_ < 0)

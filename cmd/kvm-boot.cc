@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // kvm-boot: boots a throw-away copy of a machine and says how far it comes. See kvm-boot(1).
+#include "base/hub.h"
 #include "cmd/cli.h"
-#include "kvmboot/disk_firmware.h"
-#include "kvmboot/hub.h"
+#include "formats/partitions.h"
 #include "kvmboot/judge.h"
 #include "kvmboot/patterns.h"
 #include "kvmboot/probe.h"
@@ -108,7 +108,7 @@ void add_hardware(Prepared& p, const BootArguments& a) {
   else if (machine.firmware != MachineFirmware::unknown)
     p.spec.firmware = machine.firmware == MachineFirmware::uefi ? Firmware::uefi : Firmware::bios;
   else
-    p.spec.firmware = guess_firmware(*p.source.images.at(0));
+    p.spec.firmware = made_for_uefi(*p.source.images.at(0)) ? Firmware::uefi : Firmware::bios;
   p.spec.secure_boot = p.spec.firmware == Firmware::uefi && machine.secure_boot;
   p.spec.nvram = !a.nvram.empty() ? a.nvram : machine.nvram;
   for (const MachineNic& nic : machine.nics)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // kvm-host: what this host has, and lacks, for kvmport's work. See kvm-host(1).
+#include "base/firmware_files.h"
 #include "base/process.h"
 #include "cmd/cli.h"
 #include "kvmboot/probe.h"
-#include "kvmboot/uefi_images.h"
 
 #include <fmt/format.h>
 

@@ -281,6 +281,21 @@ ext2_inode Ext2Handle::inode(ext2_ino_t number) const {
   return number != 0 && ::ext2fs_read_inode(fs_, number, &inode) == 0 ? inode : ext2_inode{};
 }
 
+std::vector<std::uint64_t> Ext2Handle::blocks(ext2_ino_t number, std::size_t most) const {
+  std::vector<std::uint64_t> found;
+  const ext2_inode node = inode(number);
+  if (most == 0 || !LINUX_S_ISREG(node.i_mode))
+    return found;
+  found.reserve(most); // what is called from C must not throw
+  const auto visit = [](ext2_filsys, blk64_t* block, e2_blkcnt_t, blk64_t, int, void* into) noexcept {
+    auto& list = *static_cast<std::vector<std::uint64_t>*>(into);
+    list.push_back(*block);
+    return list.size() < list.capacity() ? 0 : BLOCK_ABORT;
+  };
+  ::ext2fs_block_iterate3(fs_, number, BLOCK_FLAG_DATA_ONLY | BLOCK_FLAG_READ_ONLY, nullptr, visit, &found);
+  return found;
+}
+
 std::string Ext2Handle::content(ext2_ino_t number, std::uint64_t offset, std::size_t most) const {
   std::string text(most, '\0');
   unsigned got = 0;

@@ -8,6 +8,7 @@
 #include <ext2fs/ext2fs.h>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace kvmport {
 
@@ -37,6 +38,9 @@ class Ext2Handle {
   ext2_ino_t find(const std::string& path) const;
   /// All zeros when it can't be read, or `number` is 0.
   ext2_inode inode(ext2_ino_t number) const;
+  /// Where the content of a regular file lies: its first blocks, at most `most`, in its order; empty when it can't be
+  /// read.
+  std::vector<std::uint64_t> blocks(ext2_ino_t number, std::size_t most) const;
   /// At most `most` bytes of a file from `offset` on; empty when it can't be read.
   std::string content(ext2_ino_t number, std::uint64_t offset, std::size_t most) const;
 

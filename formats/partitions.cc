@@ -196,6 +196,19 @@ DiskPartitions read_partitions(const Image& disk, std::uint32_t sector) {
   return table;
 }
 
+bool made_for_uefi(const Image& disk) {
+  constexpr std::size_t boot_code_size = 440;
+  if (disk.size() < 512)
+    return false;
+  const Bytes mbr = read_at(disk, 0, 512);
+  if (load_le<std::uint16_t>(mbr, 510) != 0xaa55 || !is_zero(ByteSpan(mbr).first(boot_code_size)))
+    return false;
+  for (unsigned i = 0; i < 4; i++)
+    if (const std::uint8_t type = mbr_entry(mbr, i).type; type == 0xee || type == 0xef)
+      return true;
+  return false;
+}
+
 Content probe_content(const Image& disk, Range range) {
   constexpr std::uint64_t head = 4U << 20, tail = 1U << 20;
   Content content;

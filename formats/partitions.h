@@ -28,6 +28,10 @@ struct DiskPartitions {
 /// outside of the disk, are empty or are extended containers are left out. Errors only when the image can't be read.
 DiskPartitions read_partitions(const Image& disk, std::uint32_t logical_sector = 512);
 
+/// Whether a disk was made for UEFI firmware: it has a protective MBR (UEFI specification 2.10, 5.2.3) or an EFI system
+/// partition in its MBR (type 0xEF), and no boot code. Only the first 512 bytes are read, whatever the sectors' size.
+bool made_for_uefi(const Image& disk);
+
 /// What blkid(8) calls the content of a range.
 struct Content {
   std::string type; ///< "ext4", "xfs", "swap", "swsuspend", "vfat", "crypto_LUKS", "LVM2_member", "linux_raid_member",

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <fmt/format.h>
 #include <map>
 #include <optional>
 
@@ -17,7 +18,7 @@ namespace kvmport {
 namespace {
 
 constexpr std::chrono::seconds look_every{5};
-constexpr std::size_t most_systems = 8, most_program_blocks = 16384, most_wtmp = 64U << 10;
+constexpr std::size_t most_systems = 8, most_program_blocks = 16384, most_wtmp = 64U << 10, most_writes = 64;
 /// Bounds of one look into a filesystem that may be hostile.
 constexpr std::uint64_t scratch_cap = 1ULL << 30, most_read = 64U << 20;
 constexpr std::uint32_t most_journal_blocks = 1U << 18;
@@ -81,22 +82,14 @@ struct Program {
   ext2_ino_t inode = 0;
   std::vector<std::uint64_t> blocks; ///< of the filesystem, sorted
   std::vector<bool> seen;            ///< of each
-  std::size_t count = 0, visited = 0;
+  std::size_t count = 0;
 
-  static int visit(ext2_filsys fs, blk64_t* block, e2_blkcnt_t, blk64_t, int, void* self) noexcept {
-    auto& me = *static_cast<Program*>(self);
-    const std::uint64_t ends = probed_ends / fs->blocksize, all = ext2fs_blocks_count(fs->super);
-    if (*block >= ends && *block + ends < all)
-      me.blocks.push_back(*block); // there is room: below
-    return ++me.visited < most_program_blocks ? 0 : BLOCK_ABORT;
-  }
   Program(const Ext2Handle& ext, const char* name) : path(name), inode(ext.find(name)) {
-    blocks.reserve(most_program_blocks);
-    const ext2_inode node = ext.inode(inode);
-    if (inode != 0 && LINUX_S_ISREG(node.i_mode))
-      ::ext2fs_block_iterate3(ext.get(), inode, BLOCK_FLAG_DATA_ONLY | BLOCK_FLAG_READ_ONLY, nullptr, visit, this);
+    const std::uint64_t ends = probed_ends / ext.get()->blocksize, all = ext2fs_blocks_count(ext.get()->super);
+    for (const std::uint64_t block : ext.blocks(inode, most_program_blocks))
+      if (block >= ends && block + ends < all)
+        blocks.push_back(block);
     std::sort(blocks.begin(), blocks.end());
-    blocks.shrink_to_fit();
     forget();
   }
   void forget() {
@@ -157,13 +150,56 @@ class DiskEvidence::System {
           programs_[i].forget();
     }
   }
-  void tell_notes(std::vector<std::string>& out);
+  void tell_notes(std::vector<std::string>& out) {
+    if (!mounted_)
+      return;
+    tell(told_root_, out, "root: " + name_ + " was mounted: its superblock has a new mount time");
+    for (std::size_t i = 0; i < programs_.size(); i++) {
+      const Program& program = programs_[i];
+      const std::uint64_t read = program.count * block_size_;
+      const bool large = program.blocks.size() * block_size_ > read_by_neighbours;
+      if (read > (i == 0 && large ? read_by_neighbours : 0))
+        tell(i == 0 ? told_init_ : told_login_, out,
+             (i == 0 ? "init: " : "login: ") + program.path + " was read from " + name_);
+    }
+  }
+
   /// True when it was written to and it is time to look what; counts as looked.
-  bool begin_look();
-  void restart();
+  bool begin_look() { return mounted_ && before_ && Clock::now() >= next_look_ && std::exchange(written_, false); }
+
+  void restart() {
+    written_ = mounted_ = told_root_ = told_init_ = told_login_ = false;
+    for (Program& program : programs_)
+      program.forget();
+    before_.reset();
+    try {
+      mount_time_ = mount_time(false);
+      before_.emplace(look());
+    } catch (const std::exception&) { // then its files are no evidence
+    }
+  }
 
   /// This without: it reads much.
-  void examine(std::vector<std::string>& out);
+  void examine(std::vector<std::string>& out) {
+    const auto began = Clock::now();
+    try {
+      const Ext2Handle ext = look();
+      const Snapshot now(ext);
+      for (const auto& [path, state] : now.files) {
+        const auto old = before_->files.find(path);
+        if (state.inode != 0 && (old == before_->files.end() || state != old->second))
+          tell(told_init_, out, "init: " + path + " was changed on " + name_);
+      }
+      const Snapshot::State &wtmp = now.wtmp, &old = before_->wtmp;
+      const std::uint64_t from = wtmp.inode == old.inode && wtmp.size >= old.size ? old.size : 0;
+      std::string says = wtmp_says(ext.content(wtmp.inode, from, most_wtmp), systemd_);
+      if (!says.empty())
+        tell(says.starts_with("login") ? told_login_ : told_init_, out, std::move(says));
+    } catch (const std::exception&) { // of a guest that writes meanwhile; the next write asks for another look
+    }
+    const auto now = Clock::now();
+    next_look_ = now + std::max<Clock::duration>(look_every, 10 * (now - began));
+  }
 
  private:
   /// The filesystem as it would be if the guest ended here.
@@ -202,58 +238,6 @@ class DiskEvidence::System {
   bool written_ = false, mounted_ = false, told_root_ = false, told_init_ = false, told_login_ = false;
   Clock::time_point next_look_;
 };
-
-void DiskEvidence::System::tell_notes(std::vector<std::string>& out) {
-  if (!mounted_)
-    return;
-  tell(told_root_, out, "root: " + name_ + " was mounted: its superblock has a new mount time");
-  for (std::size_t i = 0; i < programs_.size(); i++) {
-    const Program& program = programs_[i];
-    const std::uint64_t read = program.count * block_size_;
-    const bool large = program.blocks.size() * block_size_ > read_by_neighbours;
-    if (read > (i == 0 && large ? read_by_neighbours : 0))
-      tell(i == 0 ? told_init_ : told_login_, out,
-           (i == 0 ? "init: " : "login: ") + program.path + " was read from " + name_);
-  }
-}
-
-bool DiskEvidence::System::begin_look() {
-  return mounted_ && before_ && Clock::now() >= next_look_ && std::exchange(written_, false);
-}
-
-void DiskEvidence::System::examine(std::vector<std::string>& out) {
-  const auto began = Clock::now();
-  try {
-    const Ext2Handle ext = look();
-    const Snapshot now(ext);
-    for (const auto& [path, state] : now.files) {
-      const auto old = before_->files.find(path);
-      if (state.inode != 0 && (old == before_->files.end() || state != old->second))
-        tell(told_init_, out, "init: " + path + " was changed on " + name_);
-    }
-    const Snapshot::State &wtmp = now.wtmp, &old = before_->wtmp;
-    const std::uint64_t from = wtmp.inode == old.inode && wtmp.size >= old.size ? old.size : 0;
-    std::string says = wtmp_says(ext.content(wtmp.inode, from, most_wtmp), systemd_);
-    if (!says.empty())
-      tell(says.starts_with("login") ? told_login_ : told_init_, out, std::move(says));
-  } catch (const std::exception&) { // of a guest that writes meanwhile; the next write asks for another look
-  }
-  const auto now = Clock::now();
-  next_look_ = now + std::max<Clock::duration>(look_every, 10 * (now - began));
-}
-
-void DiskEvidence::System::restart() {
-  written_ = mounted_ = told_root_ = told_init_ = told_login_ = false;
-  for (Program& program : programs_)
-    program.forget();
-  before_.reset();
-  try {
-    mount_time_ = mount_time(false);
-    before_.emplace(look());
-  } catch (const std::exception&) { // then its files are no evidence
-  }
-}
-
 DiskEvidence::DiskEvidence(const std::vector<BootDisk>& disks, const fs::path& scratch) {
   const auto add = [&](std::size_t disk, Range range, const std::string& name) {
     try {
@@ -280,6 +264,7 @@ DiskEvidence::DiskEvidence(const std::vector<BootDisk>& disks, const fs::path& s
 DiskEvidence::~DiskEvidence() = default;
 
 void DiskEvidence::read(std::size_t disk, Range range) {
+  used_ = true;
   for (const auto& system : systems_)
     if (system->holds(disk, range)) {
       const std::lock_guard lock(mutex_);
@@ -288,14 +273,22 @@ void DiskEvidence::read(std::size_t disk, Range range) {
 }
 
 void DiskEvidence::written(std::size_t disk, Range range) {
+  used_ = true;
+  const std::lock_guard lock(mutex_);
+  if (writes_.size() < most_writes)
+    writes_.push_back(fmt::format("{} {} {}", disk, range.offset, range.length));
   for (const auto& system : systems_)
     if (system->holds(disk, range)) {
-      const std::lock_guard lock(mutex_);
       try {
         system->written(range);
       } catch (const Error&) { // the superblock can't be read: no evidence
       }
     }
+}
+
+std::vector<std::string> DiskEvidence::take_writes() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(writes_, {});
 }
 
 std::vector<std::string> DiskEvidence::take() {

@@ -8,12 +8,13 @@
 
 #include "kvmboot/engine.h"
 
+#include <atomic>
 #include <mutex>
 
 namespace kvmport {
 
 /// Made before power-on; afterwards it opens no file, reads the overlays, and works in its own unnamed ones. read() and
-/// written() from any thread, after the overlay was used; take() and restart() from one. What can't be understood, or
+/// written() from any thread, after the overlay was used; the others from one. What can't be understood, or
 /// costs too much to look at, is no evidence and no error.
 class DiskEvidence {
  public:
@@ -29,12 +30,18 @@ class DiskEvidence {
   /// What is new: texts of Evidence::Kind::disk. Cheap, but every 5 seconds, when the guest wrote, it looks into the
   /// filesystem.
   std::vector<std::string> take();
+  /// What the guest wrote since the last call, the first few of it: texts of Evidence::Kind::disk_write.
+  std::vector<std::string> take_writes();
+  /// Whether the guest used a disk since the last call.
+  bool take_used() { return used_.exchange(false); }
   /// The machine starts anew: what it did before counts no more.
   void restart();
 
  private:
   class System;
   std::mutex mutex_; ///< guards what read() and written() note
+  std::vector<std::string> writes_;
+  std::atomic<bool> used_ = false;
   std::vector<std::unique_ptr<System>> systems_;
 };
 

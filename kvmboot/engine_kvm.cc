@@ -4,16 +4,17 @@
 // screen.
 #include "kvmboot/engine_kvm.h"
 
+#include "base/hub.h"
 #include "base/sandbox.h"
+#include "base/text_screen.h"
+#include "kvmboot/answerer.h"
 #include "kvmboot/disk_evidence.h"
-#include "kvmboot/hub.h"
 #include "kvmboot/judge.h"
-#include "kvmboot/qemu_console.h"
-#include "kvmboot/screenshot.h"
 #include "kvmboot/vmm/pc.h"
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sstream>
@@ -73,14 +74,10 @@ class MachineProcess {
 
   void send(Message::What what, std::uint32_t value, std::string_view text) {
     do {
-      Message head{what, value, age().count()};
-      const std::string_view part = text.substr(0, max_text);
-      text.remove_prefix(part.size());
-      iovec pieces[] = {{&head, sizeof head}, {const_cast<char*>(part.data()), part.size()}};
-      msghdr message{};
-      message.msg_iov = pieces;
-      message.msg_iovlen = 2;
-      if (::sendmsg(socket_, &message, MSG_NOSIGNAL) < 0)
+      const Message head{what, value, age().count()};
+      const std::string message = std::string(as_text(std::as_bytes(std::span(&head, 1)))).append(text, 0, max_text);
+      text.remove_prefix(std::min(text.size(), max_text));
+      if (::send(socket_, message.data(), message.size(), MSG_NOSIGNAL) < 0)
         ::_exit(0); // nobody wants to know any more
     } while (!text.empty());
   }
@@ -119,7 +116,7 @@ class MachineProcess {
     console(Evidence::Kind::serial, serial_seen_, news.serial);
     if (const std::string answer = answerer_.feed(news.serial); !answer.empty())
       pc.type(answer);
-    for (const std::string& note : news.writes)
+    for (const std::string& note : disks_.take_writes())
       tell(Evidence::Kind::disk_write, note);
     for (const std::string& driver : news.drivers)
       tell(Evidence::Kind::disk, to_string(Milestone::kernel) + ": " + driver);
@@ -127,14 +124,12 @@ class MachineProcess {
       tell(Evidence::Kind::disk, seen);
     if (!news.disk_failure.empty())
       failure_ = "a disk failed: " + news.disk_failure;
-    disk_used_ = disk_used_ || news.disk_bytes != disk_bytes_;
-    disk_bytes_ = news.disk_bytes;
   }
 
   void tick(vmm::Pc& pc) {
     last_tick_ = age();
     send(Message::What::screen_start, pc.screen_start(), {});
-    tell(Evidence::Kind::tick, std::exchange(disk_used_, false) ? "disk" : "");
+    tell(Evidence::Kind::tick, disks_.take_used() ? "disk" : "");
   }
 
   const BootSpec& spec_;
@@ -144,9 +139,8 @@ class MachineProcess {
   Answerer answerer_;
   Clock::time_point began_ = Clock::now();
   milliseconds last_tick_{};
-  std::uint64_t disk_bytes_ = 0, firmware_seen_ = 0, serial_seen_ = 0;
+  std::uint64_t firmware_seen_ = 0, serial_seen_ = 0;
   std::string failure_;
-  bool disk_used_ = false;
 };
 
 /// The Error that was sent as four lines.
@@ -227,18 +221,14 @@ class Run {
 
   std::optional<End> receive(int socket) {
     Message head;
-    std::string text(max_text, '\0');
-    iovec pieces[] = {{&head, sizeof head}, {text.data(), text.size()}};
-    msghdr message{};
-    message.msg_iov = pieces;
-    message.msg_iovlen = 2;
-    const ssize_t size = ::recvmsg(socket, &message, MSG_DONTWAIT);
+    std::string text(sizeof head + max_text, '\0');
+    const ssize_t size = ::recv(socket, text.data(), text.size(), MSG_DONTWAIT);
     if (size < 0 && (errno == EINTR || errno == EAGAIN))
       return std::nullopt;
     if (size < static_cast<ssize_t>(sizeof head))
       return End::engine_failed;
-    text.resize(static_cast<std::size_t>(size) - sizeof head);
-    return handle(head, std::move(text));
+    std::memcpy(&head, text.data(), sizeof head);
+    return handle(head, text.substr(sizeof head, static_cast<std::size_t>(size) - sizeof head));
   }
 
   /// The machine's process may have been taken over by its guest: nothing in a message is trusted.

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kvmboot/judge.h"
 
-#include "kvmboot/console_text.h"
+#include "base/console_text.h"
 #include "kvmboot/patterns.h"
 
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <fmt/ranges.h>
 #include <regex>
 #include <set>
+#include <sstream>
 
 namespace kvmport {
 
@@ -63,13 +65,11 @@ std::string to_string(Milestone milestone) {
 }
 
 Milestone parse_milestone(const std::string& name) {
-  std::string all;
-  for (std::size_t i = 0; i < milestone_names.size(); i++) {
-    if (milestone_names[i] == name)
-      return static_cast<Milestone>(i);
-    all += (i != 0 ? ", " : "") + std::string(milestone_names[i]);
-  }
-  throw Error("MILESTONE_UNKNOWN", "there is no milestone \"" + name + "\"", {}, "the milestones are: " + all);
+  const auto found = std::ranges::find(milestone_names, name);
+  if (found == milestone_names.end())
+    throw Error("MILESTONE_UNKNOWN", "there is no milestone \"" + name + "\"", {},
+                fmt::format("the milestones are: {}", fmt::join(milestone_names, ", ")));
+  return static_cast<Milestone>(found - milestone_names.begin());
 }
 
 struct Judge::State {
@@ -93,193 +93,173 @@ struct Judge::State {
 
   State(Milestone asked, Silence quiet) : until(asked), silence(std::move(quiet)) {}
 
-  void reach(Milestone m, milliseconds at, std::string_view line, std::string_view source);
-  void hit(Milestone m, milliseconds at, std::string_view line, std::string_view source);
-  void disk(const Evidence& evidence);
-  void look(std::string_view line, bool whole, std::string_view source, milliseconds at);
-  void note(const FailureRule& rule, std::string_view line, milliseconds at);
-  void text(ConsoleText& console, const Evidence& evidence, std::string_view source);
-  void screen_changed(const Evidence& evidence);
-  void restarted();
-  void settle(milliseconds now);
-  const Seen* heaviest() const;
-  std::vector<std::string> quoted() const;
-  Diagnosis diagnose(const EngineOutcome& outcome) const;
-  Diagnosis plain(std::string_view code) const;
-};
-
-void Judge::State::reach(Milestone m, milliseconds at, std::string_view line, std::string_view source) {
-  if (std::none_of(reached.begin(), reached.end(), [&](const auto& h) { return h.milestone == m; }))
-    reached.push_back({m, at, std::string(line), std::string(source)});
-  std::stable_sort(reached.begin(), reached.end(),
-                   [](const auto& a, const auto& b) { return a.milestone < b.milestone; });
-  proven = proven || m >= until;
-}
-
-void Judge::State::hit(Milestone m, milliseconds at, std::string_view line, std::string_view source) {
-  current.insert(m);
-  reach(m, at, line, source);
-  last_milestone = at;
-  std::erase_if(seen, [&](const Seen& s) { return s.rule->stage < m; });
-}
-
-/// Disks show some things late, and an initramfs that gives up may have mounted the root before: so what they show
-/// makes no failure of a console forgotten, and counts for nothing beside one after which nothing can come.
-void Judge::State::disk(const Evidence& evidence) {
-  const auto name = std::find(milestone_names.begin(), milestone_names.end(),
-                              std::string_view(evidence.text).substr(0, evidence.text.find(':')));
-  if (name == milestone_names.end())
-    return;
-  last_new = evidence.at;
-  const std::string text = plain_text(evidence.text);
-  if (std::any_of(seen.begin(), seen.end(), [](const Seen& s) { return s.rule->effect == Effect::ends; })) {
-    contradicted.push_back("against this, the disks show " + text);
-    return;
+  void reach(Milestone m, milliseconds at, std::string_view line, std::string_view source) {
+    const auto place = std::ranges::lower_bound(reached, m, {}, &MilestoneHit::milestone);
+    if (place == reached.end() || place->milestone != m)
+      reached.insert(place, {m, at, std::string(line), std::string(source)});
+    proven = proven || m >= until;
   }
-  const auto m = static_cast<Milestone>(name - milestone_names.begin());
-  by_disk.insert(m);
-  reach(m, evidence.at, text.substr(std::min(text.size(), name->size() + 2)), "disk");
-}
 
-void Judge::State::note(const FailureRule& rule, std::string_view line, milliseconds at) {
-  // The same line stands on several consoles, and prompts come again: one is enough.
-  const bool known =
-      std::any_of(seen.begin(), seen.end(), [&](const Seen& s) { return s.rule == &rule && s.line == line; });
-  if (!known && seen.size() < 200)
-    seen.push_back({&rule, at, std::string(line)});
-}
-
-void Judge::State::look(std::string_view line, bool whole, std::string_view source, milliseconds at) {
-  for (auto& m : milestones) {
-    if ((!whole && m.rule->place != Place::prompt) || current.contains(m.rule->milestone) ||
-        (m.rule->after_root && !current.contains(Milestone::root) && !by_disk.contains(Milestone::root)))
-      continue;
-    if (m.found(line))
-      hit(m.rule->milestone, at, line, source);
+  void hit(Milestone m, milliseconds at, std::string_view line, std::string_view source) {
+    current.insert(m);
+    reach(m, at, line, source);
+    last_milestone = at;
+    std::erase_if(seen, [&](const Seen& s) { return s.rule->stage < m; });
   }
-  const Milestone stage = current.empty() ? Milestone::firmware : *current.rbegin();
-  for (auto& f : failures)
-    if ((whole || f.rule->place == Place::prompt) && f.rule->stage >= stage && f.found(line))
-      note(*f.rule, line, at);
-}
 
-void Judge::State::text(ConsoleText& console, const Evidence& evidence, std::string_view source) {
-  last_new = evidence.at;
-  console.feed(evidence.text, [&](std::string_view line) {
-    look(line, true, source, evidence.at);
-    recent.emplace_back(line);
-    if (recent.size() > recent_lines)
-      recent.pop_front();
-  });
-  if (!console.partial().empty())
-    look(plain_text(console.partial()), false, source, evidence.at);
-}
-
-void Judge::State::screen_changed(const Evidence& evidence) {
-  std::set<std::string, std::less<>> now;
-  std::string_view rest = evidence.text;
-  while (!rest.empty()) {
-    const std::size_t end = std::min(rest.find('\n'), rest.size());
-    std::string line = plain_text(rest.substr(0, std::min(end, ConsoleText::max_line)));
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-    line.erase(line.find_last_not_of(' ') + 1);
-    if (line.empty())
-      continue;
-    if (!screen.contains(line)) {
-      last_new = evidence.at;
-      look(line, true, "screen", evidence.at);
+  /// Disks show some things late, and an initramfs that gives up may have mounted the root before: so what they show
+  /// makes no failure of a console forgotten, and counts for nothing beside one after which nothing can come.
+  void disk(const Evidence& evidence) {
+    const auto name = std::find(milestone_names.begin(), milestone_names.end(),
+                                std::string_view(evidence.text).substr(0, evidence.text.find(':')));
+    if (name == milestone_names.end())
+      return;
+    last_new = evidence.at;
+    const std::string text = plain_text(evidence.text);
+    if (std::any_of(seen.begin(), seen.end(), [](const Seen& s) { return s.rule->effect == Effect::ends; })) {
+      contradicted.push_back("against this, the disks show " + text);
+      return;
     }
-    now.insert(std::move(line));
+    const auto m = static_cast<Milestone>(name - milestone_names.begin());
+    by_disk.insert(m);
+    reach(m, evidence.at, text.substr(std::min(text.size(), name->size() + 2)), "disk");
   }
-  screen = std::move(now);
-}
 
-void Judge::State::restarted() {
-  resets++;
-  if (const Seen* worst = heaviest(); worst != nullptr && worst->rule->weight >= nameable_weight &&
-                                      (!before_reset || worst->rule->weight > before_reset->rule->weight))
-    before_reset = *worst;
-  seen.clear();
-  current.clear();
-  by_disk.clear();
-  contradicted.clear();
-  screen.clear();
-  const auto drop = [](std::string_view) {};
-  serial.flush(drop);
-  firmware.flush(drop);
-}
-
-/// Sets `settled` when a failure that nothing can follow has stood long enough, and `hung`.
-void Judge::State::settle(milliseconds now) {
-  for (const Seen& s : seen) {
-    const milliseconds wait = std::chrono::seconds(s.rule->settle);
-    if (s.rule->effect == Effect::ends && now - std::max(s.first, last_milestone) >= wait)
-      settled = true;
-    if (s.rule->effect == Effect::waits && now - std::max({s.first, last_new, last_activity}) >= wait)
-      settled = true;
+  void look(std::string_view line, bool whole, std::string_view source, milliseconds at) {
+    for (auto& m : milestones) {
+      if ((!whole && m.rule->place != Place::prompt) || current.contains(m.rule->milestone) ||
+          (m.rule->after_root && !current.contains(Milestone::root) && !by_disk.contains(Milestone::root)))
+        continue;
+      if (m.found(line))
+        hit(m.rule->milestone, at, line, source);
+    }
+    const Milestone stage = current.empty() ? Milestone::firmware : *current.rbegin();
+    for (auto& f : failures)
+      if ((whole || f.rule->place == Place::prompt) && f.rule->stage >= stage && f.found(line))
+        note(*f.rule, line, at);
   }
-  const milliseconds quiet = now - std::max(last_new, last_activity);
-  hung = hung || (quiet >= shortest_silence && quiet >= silence());
-}
 
-const Seen* Judge::State::heaviest() const {
-  const Seen* best = nullptr;
-  for (const Seen& s : seen)
-    if (best == nullptr || s.rule->weight > best->rule->weight)
-      best = &s;
-  return best;
-}
-
-std::vector<std::string> Judge::State::quoted() const {
-  std::vector<std::string> lines;
-  for (const Seen& s : seen) {
-    // The screen shows the same line cut off at its edge.
+  void note(const FailureRule& rule, std::string_view line, milliseconds at) {
+    // The same line stands on several consoles, and prompts come again: one is enough.
     const bool known =
-        std::any_of(lines.begin(), lines.end(), [&](const std::string& l) { return l.starts_with(s.line); });
-    if (lines.size() < max_quoted && !known)
-      lines.push_back(s.line);
+        std::any_of(seen.begin(), seen.end(), [&](const Seen& s) { return s.rule == &rule && s.line == line; });
+    if (!known && seen.size() < 200)
+      seen.push_back({&rule, at, std::string(line)});
   }
-  return lines;
-}
 
-Diagnosis Judge::State::plain(std::string_view code) const {
-  Diagnosis d{std::string(code), std::string(explain(code)), quoted(), {}};
-  if (d.lines.empty())
-    d.lines.assign(recent.begin(), recent.end());
-  return d;
-}
-
-Diagnosis Judge::State::diagnose(const EngineOutcome& outcome) const {
-  using End = EngineOutcome::End;
-  if (outcome.end == End::engine_failed) {
-    Diagnosis d = plain("ENGINE_FAILED");
-    if (!outcome.detail.empty())
-      d.lines = {plain_text(outcome.detail)};
-    return d;
+  void text(ConsoleText& console, const Evidence& evidence, std::string_view source) {
+    last_new = evidence.at;
+    console.feed(evidence.text, [&](std::string_view line) {
+      look(line, true, source, evidence.at);
+      recent.emplace_back(line);
+      if (recent.size() > recent_lines)
+        recent.pop_front();
+    });
+    if (!console.partial().empty())
+      look(plain_text(console.partial()), false, source, evidence.at);
   }
-  if (outcome.end == End::interrupted)
-    return plain("INTERRUPTED");
-  const bool loop = resets >= resets_of_a_loop;
-  const Seen* worst = heaviest();
-  if (worst == nullptr || worst->rule->weight < nameable_weight)
-    worst = loop && before_reset ? &*before_reset : nullptr;
-  if (worst != nullptr) {
-    Diagnosis d = plain(worst->rule->code);
-    d.detail = worst->rule->detail;
-    if (std::find(d.lines.begin(), d.lines.end(), worst->line) == d.lines.end())
-      d.lines.insert(d.lines.begin(), worst->line);
+
+  void screen_changed(const Evidence& evidence) {
+    std::set<std::string, std::less<>> now;
+    std::istringstream lines(evidence.text);
+    for (std::string raw; std::getline(lines, raw);) {
+      std::string line = plain_text(std::string_view(raw).substr(0, ConsoleText::max_line));
+      line.erase(line.find_last_not_of(' ') + 1);
+      if (line.empty())
+        continue;
+      if (!screen.contains(line)) {
+        last_new = evidence.at;
+        look(line, true, "screen", evidence.at);
+      }
+      now.insert(std::move(line));
+    }
+    screen = std::move(now);
+  }
+
+  void restarted() {
+    resets++;
+    if (const Seen* worst = heaviest(); worst != nullptr && worst->rule->weight >= nameable_weight &&
+                                        (!before_reset || worst->rule->weight > before_reset->rule->weight))
+      before_reset = *worst;
+    seen.clear();
+    current.clear();
+    by_disk.clear();
+    contradicted.clear();
+    screen.clear();
+    const auto drop = [](std::string_view) {};
+    serial.flush(drop);
+    firmware.flush(drop);
+  }
+
+  /// Sets `settled` when a failure that nothing can follow has stood long enough, and `hung`.
+  void settle(milliseconds now) {
+    for (const Seen& s : seen) {
+      const milliseconds wait = std::chrono::seconds(s.rule->settle);
+      if (s.rule->effect == Effect::ends && now - std::max(s.first, last_milestone) >= wait)
+        settled = true;
+      if (s.rule->effect == Effect::waits && now - std::max({s.first, last_new, last_activity}) >= wait)
+        settled = true;
+    }
+    const milliseconds quiet = now - std::max(last_new, last_activity);
+    hung = hung || (quiet >= shortest_silence && quiet >= silence());
+  }
+
+  const Seen* heaviest() const {
+    const auto best = std::ranges::max_element(seen, {}, [](const Seen& s) { return s.rule->weight; });
+    return best == seen.end() ? nullptr : &*best;
+  }
+
+  std::vector<std::string> quoted() const {
+    std::vector<std::string> lines;
+    for (const Seen& s : seen) {
+      // The screen shows the same line cut off at its edge.
+      const bool known =
+          std::any_of(lines.begin(), lines.end(), [&](const std::string& l) { return l.starts_with(s.line); });
+      if (lines.size() < max_quoted && !known)
+        lines.push_back(s.line);
+    }
+    return lines;
+  }
+
+  Diagnosis diagnose(const EngineOutcome& outcome) const {
+    using End = EngineOutcome::End;
+    if (outcome.end == End::engine_failed) {
+      Diagnosis d = plain("ENGINE_FAILED");
+      if (!outcome.detail.empty())
+        d.lines = {plain_text(outcome.detail)};
+      return d;
+    }
+    if (outcome.end == End::interrupted)
+      return plain("INTERRUPTED");
+    const bool loop = resets >= resets_of_a_loop;
+    const Seen* worst = heaviest();
+    if (worst == nullptr || worst->rule->weight < nameable_weight)
+      worst = loop && before_reset ? &*before_reset : nullptr;
+    if (worst != nullptr) {
+      Diagnosis d = plain(worst->rule->code);
+      d.detail = worst->rule->detail;
+      if (std::find(d.lines.begin(), d.lines.end(), worst->line) == d.lines.end())
+        d.lines.insert(d.lines.begin(), worst->line);
+      if (loop)
+        d.text += "; and the machine restarts over and over";
+      return d;
+    }
     if (loop)
-      d.text += "; and the machine restarts over and over";
+      return plain("BOOT_LOOP");
+    if (faulted)
+      return plain("GUEST_FAULT");
+    if (powered_off || outcome.end == End::shutdown)
+      return plain("POWERED_OFF");
+    return plain(hung ? "BOOT_HANG" : "BOOT_TIMEOUT");
+  }
+
+  Diagnosis plain(std::string_view code) const {
+    Diagnosis d{std::string(code), std::string(explain(code)), quoted(), {}};
+    if (d.lines.empty())
+      d.lines.assign(recent.begin(), recent.end());
     return d;
   }
-  if (loop)
-    return plain("BOOT_LOOP");
-  if (faulted)
-    return plain("GUEST_FAULT");
-  if (powered_off || outcome.end == End::shutdown)
-    return plain("POWERED_OFF");
-  return plain(hung ? "BOOT_HANG" : "BOOT_TIMEOUT");
-}
+};
 
 Judge::Judge(Milestone until, Silence silence) : state_(std::make_unique<State>(until, std::move(silence))) {}
 Judge::~Judge() = default;

@@ -14,7 +14,7 @@ enum class Snippet { int3, cmpxchg16b, paging32, iret32, fwait, addps, xsave, sy
 constexpr std::size_t snippet_count = 8;
 std::string_view snippet_name(Snippet snippet);
 
-/// Plain data: it comes through a pipe from the child.
+/// Plain data: it comes through a socket from the child.
 struct KvmTrial {
   enum class Step : int { done, open, not_kvm, create, died } failed_at = Step::done;
   int error = 0;          ///< errno of a failed step
@@ -23,7 +23,7 @@ struct KvmTrial {
   enum class Result : int { not_run, ok, fails } snippets[snippet_count] = {};
 };
 
-/// Tries `device`, for at most `limit`. Throws nothing.
+/// Tries `device`, for at most `limit`. Error when no child process can be made.
 KvmTrial try_kvm(const std::filesystem::path& device, std::chrono::milliseconds limit);
 
 } // namespace kvmport

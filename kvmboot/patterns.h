@@ -18,11 +18,11 @@ enum class Place {
 
 struct MilestoneRule {
   Milestone milestone;
-  Place place;
   std::string_view needle; ///< must be in the line
-  const char* regex;       ///< if not null, an ECMAScript regex that must be found in it as well
-  bool after_root;         ///< counts only once the root milestone was seen: an initramfs prints the same
   std::string_view source;
+  const char* regex = nullptr; ///< if not null, an ECMAScript regex that must be found in it as well
+  Place place = Place::line;
+  bool after_root = false; ///< counts only once the root milestone was seen: an initramfs prints the same
 };
 
 enum class Effect {
@@ -33,15 +33,15 @@ enum class Effect {
 };
 
 struct FailureRule {
-  std::string_view code, detail;
+  std::string_view code;
   Milestone stage; ///< forgotten when a later milestone is seen
   Effect effect;
   int weight; ///< of several, the heaviest is the diagnosis
   int settle; ///< seconds
-  Place place;
-  std::string_view needle;
-  const char* regex;
-  std::string_view source;
+  std::string_view needle, source;
+  const char* regex = nullptr;
+  Place place = Place::line;
+  std::string_view detail{};
 };
 
 struct Explanation {

@@ -8,9 +8,8 @@
 #include "kvmboot/vmm/vm.h"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <cstring>
+#include <fmt/format.h>
 
 namespace kvmport {
 namespace {
@@ -35,95 +34,16 @@ std::string failed_step(const KvmTrial& trial, const std::string& device) {
 }
 
 std::string rate_text(const char* mode, double mips) {
-  std::array<char, 96> text{};
-  std::snprintf(text.data(), text.size(), "%s runs %.1f million instructions a second", mode, mips);
-  return text.data();
+  return fmt::format("{} runs {:.1f} million instructions a second", mode, mips);
 }
 
-std::string join(const std::vector<std::string>& words) {
-  std::string all;
-  for (const auto& w : words)
-    all += (all.empty() ? "" : ", ") + w;
-  return all;
-}
-
-/// "TCG, because …".
+/// Why KVM is not used.
 std::string tcg_reason(const Probe& probe) {
-  const std::string kind =
-      probe.kvm == Probe::Class::emulated ? "/dev/kvm only emulates kernel code" : "there is no usable KVM";
-  return "software translation, because " + kind + " (" +
-         (probe.reasons.empty() ? std::string("not probed") : probe.reasons.front()) + ")";
+  return fmt::format("software translation, because {} ({})",
+                     probe.kvm == Probe::Class::emulated ? "/dev/kvm only emulates kernel code"
+                                                         : "there is no usable KVM",
+                     probe.reasons.empty() ? "not probed" : probe.reasons.front());
 }
-
-} // namespace
-
-double Probe::time_scale() const {
-  return kvm == Class::full ? 1.0 : tcg_time_scale;
-}
-
-double Probe::built_in_time_scale() const {
-  constexpr double most = 200;
-  return kvm == Class::full ? 1.0 : std::clamp(least_mips / std::max(mips_ring0, 0.1), tcg_time_scale, most);
-}
-
-std::string to_string(Probe::Class kvm) {
-  switch (kvm) {
-  case Probe::Class::full:
-    return "full";
-  case Probe::Class::emulated:
-    return "emulated";
-  case Probe::Class::none:
-    return "none";
-  }
-  return "none";
-}
-
-Probe classify(const KvmTrial& trial, const std::string& device) {
-  Probe probe;
-  if (trial.failed_at != KvmTrial::Step::done) {
-    probe.reasons.push_back(failed_step(trial, device));
-    return probe;
-  }
-  probe.mips_ring0 = trial.mips_ring0;
-  std::vector<std::string> failed, not_run;
-  for (std::size_t i = 0; i < snippet_count; i++) {
-    const std::string name(snippet_name(static_cast<Snippet>(i)));
-    if (trial.snippets[i] == KvmTrial::Result::fails)
-      failed.push_back(name);
-    if (trial.snippets[i] == KvmTrial::Result::not_run)
-      not_run.push_back(name);
-  }
-  const bool fast = trial.mips_ring0 >= least_mips;
-  probe.kvm = fast && failed.empty() ? Probe::Class::full : Probe::Class::emulated;
-  probe.reasons.push_back(rate_text("ring 0", trial.mips_ring0) + (fast ? "" : ": emulated"));
-  if (!failed.empty())
-    probe.reasons.push_back("can't run " + join(failed));
-  if (!not_run.empty())
-    probe.reasons.push_back("not tried: " + join(not_run));
-  probe.reasons.push_back(rate_text("real mode", trial.mips_real16));
-  return probe;
-}
-
-Probe probe_kvm(const std::filesystem::path& device) {
-  Probe probe;
-  try {
-    probe = classify(try_kvm(device, trial_limit), device.string());
-  } catch (const std::exception& e) {
-    probe.reasons = {e.what()};
-  }
-  return probe;
-}
-
-Probe probe_kvm() {
-  return probe_kvm("/dev/kvm");
-}
-
-const Probe& host_probe() {
-  static const Probe probe = probe_kvm();
-  return probe;
-}
-
-namespace {
 
 /// Our engine when it was asked for by name. The host is probed only when somebody wants to know what came of it: the
 /// guest runs within milliseconds.
@@ -153,6 +73,59 @@ std::unique_ptr<Engine> full_kvm_engine(bool built_in, bool qemu) {
 }
 
 } // namespace
+
+double Probe::time_scale() const {
+  return kvm == Class::full ? 1.0 : tcg_time_scale;
+}
+
+double Probe::built_in_time_scale() const {
+  constexpr double most = 200;
+  return kvm == Class::full ? 1.0 : std::clamp(least_mips / std::max(mips_ring0, 0.1), tcg_time_scale, most);
+}
+
+std::string to_string(Probe::Class kvm) {
+  return kvm == Probe::Class::full ? "full" : kvm == Probe::Class::emulated ? "emulated" : "none";
+}
+
+Probe classify(const KvmTrial& trial, const std::string& device) {
+  Probe probe;
+  if (trial.failed_at != KvmTrial::Step::done) {
+    probe.reasons.push_back(failed_step(trial, device));
+    return probe;
+  }
+  probe.mips_ring0 = trial.mips_ring0;
+  std::vector<std::string_view> failed, not_run;
+  for (std::size_t i = 0; i < snippet_count; i++) {
+    if (trial.snippets[i] == KvmTrial::Result::fails)
+      failed.push_back(snippet_name(static_cast<Snippet>(i)));
+    if (trial.snippets[i] == KvmTrial::Result::not_run)
+      not_run.push_back(snippet_name(static_cast<Snippet>(i)));
+  }
+  const bool fast = trial.mips_ring0 >= least_mips;
+  probe.kvm = fast && failed.empty() ? Probe::Class::full : Probe::Class::emulated;
+  probe.reasons.push_back(rate_text("ring 0", trial.mips_ring0) + (fast ? "" : ": emulated"));
+  if (!failed.empty())
+    probe.reasons.push_back(fmt::format("can't run {}", fmt::join(failed, ", ")));
+  if (!not_run.empty())
+    probe.reasons.push_back(fmt::format("not tried: {}", fmt::join(not_run, ", ")));
+  probe.reasons.push_back(rate_text("real mode", trial.mips_real16));
+  return probe;
+}
+
+Probe probe_kvm(const std::filesystem::path& device) {
+  Probe probe;
+  try {
+    probe = classify(try_kvm(device, trial_limit), device.string());
+  } catch (const std::exception& e) {
+    probe.reasons = {e.what()};
+  }
+  return probe;
+}
+
+const Probe& host_probe() {
+  static const Probe probe = probe_kvm();
+  return probe;
+}
 
 std::unique_ptr<Engine> make_engine(const std::string& wish, EventSink& sink) {
   if (wish != "auto" && wish != "qemu" && wish != "kvm")

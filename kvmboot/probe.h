@@ -29,9 +29,7 @@ struct Probe {
 };
 
 /// Runs the probe. Throws nothing.
-Probe probe_kvm();
-/// The same on another device node than /dev/kvm.
-Probe probe_kvm(const std::filesystem::path& device);
+Probe probe_kvm(const std::filesystem::path& device = "/dev/kvm");
 struct KvmTrial;
 /// What a trial (kvm_trial.h) of `device` says.
 Probe classify(const KvmTrial& trial, const std::string& device);

@@ -2,9 +2,8 @@
 #include "base/file.h"
 #include "kvmboot/judge.h"
 
-#include <array>
-#include <cstdio>
-#include <fcntl.h>
+#include <fmt/format.h>
+#include <set>
 
 namespace kvmport {
 namespace {
@@ -15,74 +14,32 @@ constexpr std::chrono::seconds ordinary_silence{60};
 /// No more of the serial console than this is kept.
 constexpr std::uint64_t max_serial_log = 16U << 20;
 
-class SerialLog {
- public:
-  explicit SerialLog(const std::filesystem::path& path) : path_(path) {
-    if (path.empty())
-      return;
-    fd_ = UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-    if (!fd_)
-      throw system_error(errno, "can't write " + path.string());
-  }
-  void add(std::string_view bytes) {
-    bytes = bytes.substr(0, max_serial_log - written_);
-    if (!fd_ || bytes.empty())
-      return;
-    write_exact(fd_.get(), written_, as_bytes(bytes), path_.string());
-    written_ += bytes.size();
-  }
-
- private:
-  std::filesystem::path path_;
-  UniqueFd fd_;
-  std::uint64_t written_ = 0;
-};
-
-std::string seconds_text(std::chrono::milliseconds t) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.1f s", static_cast<double>(t.count()) / 1000);
-  return text.data();
-}
-
-/// Tells milestones as they come.
-class Teller {
- public:
-  explicit Teller(EventSink& sink) : sink_(sink) {}
-  void tell(const std::vector<MilestoneHit>& reached) {
-    for (const MilestoneHit& hit : reached) {
-      const auto bit = 1U << static_cast<unsigned>(hit.milestone);
-      if ((told_ & bit) != 0)
-        continue;
-      told_ |= bit;
-      sink_.message(EventSink::Level::info, "MILESTONE",
-                    to_string(hit.milestone) + " after " + seconds_text(hit.at) + " (" + hit.source +
-                        "): " + hit.evidence);
-    }
-  }
-
- private:
-  EventSink& sink_;
-  unsigned told_ = 0;
-};
-
 /// One engine's run and what came of it.
 std::pair<Verdict, EngineOutcome::End> try_engine(Engine& engine, const BootSpec& spec, Milestone until,
                                                   const std::filesystem::path& serial_log, EventSink& sink,
                                                   const StopToken& stop) {
-  SerialLog log(serial_log);
+  const UniqueFd log = serial_log.empty() ? UniqueFd() : create_or_empty(serial_log);
+  std::uint64_t logged = 0;
   Judge judge(until, [&engine] {
     return std::chrono::duration_cast<std::chrono::milliseconds>(ordinary_silence * engine.time_scale());
   });
-  Teller teller(sink);
+  std::set<Milestone> told;
   sink.stage("prove", "booting " + (spec.name.empty() ? "the machine" : spec.name) + " on " + engine.name() +
                           ", until " + to_string(until));
   const EngineOutcome outcome = engine.run(
       spec,
       [&](const Evidence& evidence) {
-        if (evidence.kind == Evidence::Kind::serial)
-          log.add(evidence.text);
+        if (log && evidence.kind == Evidence::Kind::serial) {
+          const std::string_view bytes = std::string_view(evidence.text).substr(0, max_serial_log - logged);
+          write_exact(log.get(), logged, as_bytes(bytes), serial_log.string());
+          logged += bytes.size();
+        }
         const bool more = judge.feed(evidence);
-        teller.tell(judge.reached());
+        for (const MilestoneHit& hit : judge.reached())
+          if (told.insert(hit.milestone).second)
+            sink.message(EventSink::Level::info, "MILESTONE",
+                         fmt::format("{} after {:.1f} s ({}): {}", to_string(hit.milestone),
+                                     std::chrono::duration<double>(hit.at).count(), hit.source, hit.evidence));
         return more;
       },
       stop);

@@ -3,8 +3,8 @@
 
 #include "base/error.h"
 
-#include <algorithm>
 #include <cstring>
+#include <fmt/format.h>
 #include <map>
 #include <numeric>
 #include <utility>
@@ -12,8 +12,10 @@
 namespace kvmport::vmm {
 namespace {
 
+#include "kvmboot/vmm/dsdt.hex" // of dsdt.asl: dsdt_aml_code
+
 constexpr std::uint32_t header = 36; // of every table but RSDP and FACS (ACPI 6.4, section 5.2.6)
-constexpr unsigned max_cpus = 255, slots = 32, pins = 4, sci = 9;
+constexpr unsigned max_cpus = 255, sci = 9;
 constexpr std::uint16_t pm_events = 0x600, pm_control = 0x604, pm_timer = 0x608; // see PowerManagement
 constexpr std::uint32_t io_apic = 0xfec00000, local_apic = 0xfee00000;
 // The interrupts that PIIX3's router may raise on a PC.
@@ -29,12 +31,6 @@ Code le(std::uint64_t value, unsigned size) {
   return code;
 }
 
-Code number(std::uint32_t value) {
-  if (value < 2) // ZeroOp, OneOp
-    return le(value, 1);
-  return value <= 0xff ? "\x0a" + le(value, 1) : value <= 0xffff ? "\x0b" + le(value, 2) : "\x0c" + le(value, 4);
-}
-
 /// An operator whose length precedes its body, and counts its own bytes (section 20.2.4).
 Code sized(const Code& op, const Code& body) {
   const std::size_t short_size = body.size() + 1, size = body.size() + 3;
@@ -43,123 +39,20 @@ Code sized(const Code& op, const Code& body) {
   return op + le(0x80 | (size & 0x0f), 1) + le(size >> 4, 2) + body;
 }
 
-Code name(const Code& path, const Code& value) {
-  return "\x08" + path + value;
-}
-Code device(const Code& path, const Code& body) {
-  return sized("\x5b\x82", path + body);
-}
-/// Serialized, so that it may make named objects.
-Code method(const Code& path, unsigned arguments, const Code& body) {
-  return sized("\x14", path + le(8 | arguments, 1) + body);
-}
-Code package(unsigned count, const Code& elements) {
-  return sized("\x12", le(count, 1) + elements);
-}
-Code store(const Code& value, const Code& to) {
-  return "\x70" + value + to;
-}
-Code bits(const Code& of, unsigned mask) {
-  return "\x7b" + of + number(mask) + le(0, 1);
-}
-Code give(const Code& value) {
-  return "\xa4" + value;
-}
-/// EISAID("PNP…")
-Code pnp(unsigned id) {
-  return "\x0c\x41\xd0" + le(id >> 8, 1) + le(id, 1);
-}
-
-// Resource descriptors (section 6.4)
-
-Code resources(const Code& descriptors) {
-  const Code all = descriptors + "\x79" + le(0, 1);
-  return sized("\x11", number(static_cast<std::uint32_t>(all.size())) + all);
-}
-Code io(unsigned port, unsigned count) {
-  return "\x47\x01" + le(port, 2) + le(port, 2) + le(1, 1) + le(count, 1);
-}
-Code irq(unsigned line) {
-  return "\x22" + le(1U << line, 2);
-}
-/// Level-triggered, active high, shared; the first number is at byte 5.
-Code interrupt(std::initializer_list<std::uint32_t> lines) {
-  Code code = "\x09" + le(lines.size(), 1);
-  for (const std::uint32_t line : lines)
-    code += le(line, 4);
-  return "\x89" + le(code.size(), 2) + code;
-}
-constexpr unsigned interrupt_number = 5;
-
-enum Space : unsigned { memory_space = 0, io_space = 1, bus_space = 2 };
-/// What a bridge hands on: numbers of 2 or 4 bytes.
-Code window(Space space, unsigned size, std::uint32_t from, std::uint32_t to) {
-  const unsigned flags = space == memory_space ? 1 : space == io_space ? 3 : 0; // writable; all ports
-  const Code body = le(space, 1) + le(0x0c, 1) + le(flags, 1) + le(0, size) + le(from, size) + le(to, size) +
-                    le(0, size) + le(to - from + 1, size);
-  return (size == 2 ? "\x88" : "\x87") + le(body.size(), 2) + body;
-}
-
-/// The router's output for one of PIIX3's four inputs, PRQA-PRQD.
-///
-/// Why links, not fixed numbers in _PRT: firmware sets the router as it likes (SeaBIOS to 10, 10, 11, 11; some OVMF to
-/// 11, 11, 10, 10). A link reads what it is set to and can set it, which is right after either, and with the 8259s and
-/// the IOAPIC alike, for KVM gives interrupt N to pin N of both. It is also what Windows and Linux know from the board
-/// that this one resembles. The MADT tells the same level and polarity.
-Code link(char input) {
-  const Code route = Code("PRQ") + input, chosen = "IRQ_";
-  const auto chosen_in = [&](const Code& buffer) { return "\x8a" + buffer + number(interrupt_number) + chosen; };
-  const Code disabled = number(0x80), present = number(9), enabled = number(0x0b);
-  return device(Code("LNK") + input,
-                name("_HID", pnp(0x0c0f)) + name("_UID", number(static_cast<unsigned>(input - 'A'))) +
-                    name("_PRS", resources(interrupt(routed))) +
-                    method("_STA", 0, sized("\xa0", bits(route, 0x80) + give(present)) + give(enabled)) +
-                    method("_DIS", 0, store(disabled, route)) +
-                    method("_CRS", 0,
-                           name("NOW_", resources(interrupt({0}))) + chosen_in("NOW_") +
-                               store(bits(route, 0x0f), chosen) + give("NOW_")) +
-                    method("_SRS", 1, chosen_in("\x68") + store(chosen, route)));
-}
-
-/// Which input a pin of a slot is wired to, as PciHost::interrupt_of() has it.
-Code routing() {
-  Code rows;
-  for (unsigned slot = 1; slot < slots; slot++)
-    for (unsigned pin = 0; pin < pins; pin++)
-      rows += package(4, number(slot << 16 | 0xffff) + number(pin) + "\\\x2f\x04_SB_PCI0ISA_LNK" +
-                             static_cast<char>('A' + (slot - 1 + pin) % pins) + number(0));
-  return package((slots - 1) * pins, rows);
-}
-
-/// PIIX3 with its router's registers (Intel 82371SB data sheet, section 2.2.4), and what hangs on it.
-Code isa_bridge() {
-  Code code = name("_ADR", number(1U << 16)) + "\x5b\x80PIRQ\x02" + number(0x60) + number(pins);
-  Code fields = "PIRQ\x01", links; // accessed by bytes
-  for (char input = 'A'; input < 'A' + static_cast<char>(pins); input++) {
-    fields += Code("PRQ") + input + "\x08"; // bits
-    links += link(input);
-  }
-  code += sized("\x5b\x81", fields) + links;
-  code += device("KBD_", name("_HID", pnp(0x0303)) + name("_CRS", resources(io(0x60, 1) + io(0x64, 1) + irq(1))));
-  code += device("RTC_", name("_HID", pnp(0x0b00)) + name("_CRS", resources(io(0x70, 2) + irq(8))));
-  code += device("COM1",
-                 name("_HID", pnp(0x0501)) + name("_UID", number(1)) + name("_CRS", resources(io(0x3f8, 8) + irq(4))));
-  return device("ISA_", code);
-}
-
+/// What dsdt.asl says, without its header, and what depends on the machine.
 Code dsdt(const AcpiMachine& machine) {
-  // Where SeaBIOS and OVMF put BARs; RAM ends below.
-  const std::uint32_t pci_memory = machine.memory <= 2ULL << 30 ? 0x80000000 : 0xc0000000;
-  const Code windows = window(bus_space, 2, 0, 0) + io(0xcf8, 8) + window(io_space, 2, 0, 0xcf7) +
-                       window(io_space, 2, 0xd00, 0xffff) + window(memory_space, 4, 0xa0000, 0xbffff) +
-                       window(memory_space, 4, pci_memory, io_apic - 1);
-  Code system = device("PCI0", name("_HID", pnp(0x0a03)) + name("_UID", number(0)) + name("_CRS", resources(windows)) +
-                                   name("_PRT", routing()) + isa_bridge());
-  for (unsigned i = 0; i < machine.cpus; i++) { // Processor(), which older Windows know too
-    const std::string digits = std::to_string(1000 + i).substr(1);
-    system += sized("\x5b\x83", "C" + digits + le(i, 1) + le(0, 5));
-  }
-  return sized("\x10", "\\_SB_" + system) + name("_S5_", package(2, number(0) + number(0))); // see PowerManagement
+  Code code(reinterpret_cast<const char*>(dsdt_aml_code) + header, sizeof dsdt_aml_code - header);
+  // First and last address, translation and length, as they stand in a descriptor (section 6.4.3.5.2).
+  const auto pci_window = [](std::uint32_t from) {
+    return le(from, 4) + le(io_apic - 1, 4) + le(0, 4) + le(io_apic - from, 4);
+  };
+  const Code low = pci_window(0x80000000);
+  if (machine.memory > 2ULL << 30)
+    code.replace(code.find(low), low.size(), pci_window(0xc0000000));
+  Code processors; // Processor(), which older Windows know too
+  for (unsigned i = 0; i < machine.cpus; i++)
+    processors += sized("\x5b\x83", fmt::format("C{:03}", i) + le(i, 1) + le(0, 5));
+  return code + sized("\x10", "\\_SB_" + processors);
 }
 
 Code facs() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the machine tells its guests about itself: ACPI tables (ACPI 6.4, chapters 5 and 20), which name the parts of
+// What the machine tells its guests about itself: ACPI tables (ACPI 6.4, chapter 5; dsdt.asl), which name the parts of
 // pc.cc and pci.cc where those put them. One set of tables for all firmware: they come with the script of QEMU's table
 // loader (qemu hw/acpi/bios-linker-loader.c), which SeaBIOS and OVMF run, and place_acpi() for guests without firmware.
 #pragma once
@@ -26,7 +26,7 @@ struct AcpiTables {
 AcpiTables make_acpi(const AcpiMachine& machine);
 
 /// Runs the script: lays RSDP and tables down from address `at` on, and gives the RSDP's address. A kernel without
-/// firmware looks for it between 0xE0000 and 0xFFFFF (ACPI 6.4, section 5.2.5.1); about 6 KiB are written.
+/// firmware looks for it between 0xE0000 and 0xFFFFF (ACPI 6.4, section 5.2.5.1); a few KiB are written.
 std::uint64_t place_acpi(const AcpiTables& acpi, const GuestMemory& memory, std::uint64_t at);
 
 } // namespace kvmport::vmm

@@ -18,27 +18,22 @@ bool Bus::add(std::uint64_t base, std::uint64_t length, Device& device) {
   return true;
 }
 
-void Bus::remove(std::uint64_t base) {
-  entries_.erase(base);
-}
-
-std::map<std::uint64_t, Bus::Entry>::iterator Bus::find(std::uint64_t address, unsigned size) {
-  auto at = entries_.upper_bound(address);
-  if (at == entries_.begin())
-    return entries_.end();
-  --at;
-  return address - at->first < at->second.length && size <= at->second.length - (address - at->first) ? at
-                                                                                                      : entries_.end();
+const std::pair<const std::uint64_t, Bus::Entry>* Bus::find(std::uint64_t address, unsigned size) const {
+  const auto next = entries_.upper_bound(address);
+  if (next == entries_.begin())
+    return nullptr;
+  const auto& entry = *std::prev(next);
+  const std::uint64_t offset = address - entry.first;
+  return offset < entry.second.length && size <= entry.second.length - offset ? &entry : nullptr;
 }
 
 std::uint64_t Bus::read(std::uint64_t address, unsigned size) {
-  const auto at = find(address, size);
-  return at == entries_.end() ? ~std::uint64_t{0} : at->second.device->read(address - at->first, size);
+  const auto* const at = find(address, size);
+  return at == nullptr ? ~std::uint64_t{0} : at->second.device->read(address - at->first, size);
 }
 
 void Bus::write(std::uint64_t address, unsigned size, std::uint64_t value) {
-  const auto at = find(address, size);
-  if (at != entries_.end())
+  if (const auto* const at = find(address, size))
     at->second.device->write(address - at->first, size, value);
 }
 

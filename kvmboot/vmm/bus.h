@@ -2,6 +2,8 @@
 // Devices and where they are: ranges of I/O ports and of memory addresses.
 #pragma once
 
+#include "base/bytes.h"
+
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -17,6 +19,14 @@ class Device {
   virtual void write(std::uint64_t offset, unsigned size, std::uint64_t value) = 0;
 };
 
+/// `size` bytes of registers as a number; those behind the end are zeros.
+inline std::uint64_t little_endian(ByteSpan registers, std::uint64_t offset, unsigned size) {
+  std::uint64_t value = 0;
+  for (unsigned i = 0; i < size && offset + i < registers.size(); i++)
+    value |= std::to_integer<std::uint64_t>(registers[offset + i]) << 8 * i;
+  return value;
+}
+
 /// Sets the level of an interrupt line.
 using IrqLine = std::function<void(bool)>;
 
@@ -25,7 +35,7 @@ class Bus {
  public:
   /// The device is borrowed. Ranges must not overlap; an overlap is refused with false.
   bool add(std::uint64_t base, std::uint64_t length, Device& device);
-  void remove(std::uint64_t base);
+  void remove(std::uint64_t base) { entries_.erase(base); }
   std::uint64_t read(std::uint64_t address, unsigned size);
   void write(std::uint64_t address, unsigned size, std::uint64_t value);
 
@@ -35,7 +45,7 @@ class Bus {
     Device* device;
   };
   /// The entry that holds the whole access.
-  std::map<std::uint64_t, Entry>::iterator find(std::uint64_t address, unsigned size);
+  const std::pair<const std::uint64_t, Entry>* find(std::uint64_t address, unsigned size) const;
   std::map<std::uint64_t, Entry> entries_;
 };
 

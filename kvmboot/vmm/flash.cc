@@ -2,6 +2,7 @@
 #include "kvmboot/vmm/flash.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <utility>
 
@@ -14,7 +15,7 @@ constexpr std::uint64_t max_buffer = 2048;
 // Commands
 constexpr std::uint8_t cmd_program = 0x40, cmd_program_too = 0x10, cmd_erase = 0x20, cmd_clear_status = 0x50,
                        cmd_read_status = 0x70, cmd_read_id = 0x90, cmd_cfi = 0x98, cmd_buffered = 0xe8,
-                       cmd_confirm = 0xd0, cmd_read_array = 0xff;
+                       cmd_confirm = 0xd0;
 
 } // namespace
 
@@ -33,42 +34,28 @@ std::uint8_t Flash::register_byte(std::uint64_t offset) const {
   if (mode_ == Mode::id)
     return (offset & 0xff) == 0 ? 0x89 : (offset & 0xff) == 1 ? 0x18 : 0; // Intel, a P30 chip
   // JESD68.01, section 5: the query table
-  const auto log2_size = static_cast<std::uint8_t>(std::bit_width(array_.size() - 1));
   const auto blocks = static_cast<std::uint32_t>(array_.size() / block - 1);
-  switch (offset & 0xff) {
-  case 0x10:
-    return 'Q';
-  case 0x11:
-    return 'R';
-  case 0x12:
-    return 'Y';
-  case 0x13: // Intel's extended command set
-    return 1;
-  case 0x27:
-    return log2_size;
-  case 0x2a: // a buffered program takes 2^n bytes
-    return static_cast<std::uint8_t>(std::countr_zero(max_buffer));
-  case 0x2c: // regions of blocks of one size
-    return 1;
-  case 0x2d:
-    return static_cast<std::uint8_t>(blocks);
-  case 0x2e:
-    return static_cast<std::uint8_t>(blocks >> 8);
-  case 0x2f:
-    return static_cast<std::uint8_t>(block >> 8);
-  case 0x30:
-    return static_cast<std::uint8_t>(block >> 16);
-  default:
-    return 0;
-  }
+  std::array<std::uint8_t, 0x31> query{};
+  query[0x10] = 'Q';
+  query[0x11] = 'R';
+  query[0x12] = 'Y';
+  query[0x13] = 1; // Intel's extended command set
+  query[0x27] = static_cast<std::uint8_t>(std::bit_width(array_.size() - 1));
+  query[0x2a] = static_cast<std::uint8_t>(std::countr_zero(max_buffer)); // a buffered program takes 2^n bytes
+  query[0x2c] = 1;                                                       // regions of blocks of one size
+  query[0x2d] = static_cast<std::uint8_t>(blocks);
+  query[0x2e] = static_cast<std::uint8_t>(blocks >> 8);
+  query[0x2f] = static_cast<std::uint8_t>(block >> 8);
+  query[0x30] = static_cast<std::uint8_t>(block >> 16);
+  return (offset & 0xff) < query.size() ? query.at(offset & 0xff) : 0;
 }
 
 std::uint64_t Flash::read(std::uint64_t offset, unsigned size) {
+  if (mode_ == Mode::array)
+    return little_endian(array_, offset, size);
   std::uint64_t value = 0;
-  for (unsigned i = 0; i < size && offset + i < array_.size(); i++)
-    value |= std::uint64_t{mode_ == Mode::array ? std::to_integer<std::uint8_t>(array_[offset + i])
-                                                : register_byte(offset + i)}
-             << 8 * i;
+  for (unsigned i = 0; i < size; i++)
+    value |= std::uint64_t{register_byte(offset + i)} << 8 * i;
   return value;
 }
 
@@ -86,34 +73,26 @@ void Flash::command(std::uint8_t code) {
   switch (code) {
   case cmd_program:
   case cmd_program_too:
-    to(Mode::status);
     awaits_ = Awaits::program;
-    break;
+    return to(Mode::status);
   case cmd_erase:
-    to(Mode::status);
     awaits_ = Awaits::erase_confirm;
-    break;
+    return to(Mode::status);
   case cmd_buffered:
-    to(Mode::status);
     status_ |= ready;
     awaits_ = Awaits::buffer_count;
-    break;
+    return to(Mode::status);
+  case cmd_read_status:
+    return to(Mode::status);
+  case cmd_read_id:
+    return to(Mode::id);
+  case cmd_cfi:
+    return to(Mode::cfi);
   case cmd_clear_status: // and QEMU's chip, which OVMF's probe expects, shows its array then
     status_ = 0;
-    to(Mode::array);
-    break;
-  case cmd_read_status:
-    to(Mode::status);
-    break;
-  case cmd_read_id:
-    to(Mode::id);
-    break;
-  case cmd_cfi:
-    to(Mode::cfi);
-    break;
-  default: // cmd_read_array, and what no chip knows
-    to(Mode::array);
-    break;
+    return to(Mode::array);
+  default: // 0xff, and what no chip knows
+    return to(Mode::array);
   }
 }
 

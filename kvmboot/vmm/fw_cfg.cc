@@ -3,32 +3,30 @@
 
 #include <algorithm>
 #include <cstring>
+#include <linux/qemu_fw_cfg.h>
 #include <utility>
 
 namespace kvmport::vmm {
 namespace {
 
-constexpr std::uint16_t key_signature = 0, key_id = 1, key_directory = 0x19, first_file = 0x20;
-constexpr std::size_t max_files = 0x10, name_size = 56;
+constexpr std::size_t max_files = 0x10;
 constexpr std::uint64_t port_data = 1, port_dma_high = 4, port_dma_low = 8;
-// FWCfgDmaAccess.control
-constexpr std::uint32_t dma_error = 1, dma_read = 2, dma_skip = 4, dma_select = 8, dma_write = 16;
 
 } // namespace
 
 FwCfg::FwCfg(const GuestMemory& memory) : memory_(memory) {
   const auto text = as_bytes("QEMU");
-  add(key_signature, Bytes(text.begin(), text.end()));
+  add(FW_CFG_SIGNATURE, Bytes(text.begin(), text.end()));
   Bytes id(4);
-  store_le<std::uint32_t>(id, 0, 3); // the traditional interface and DMA
-  add(key_id, std::move(id));
-  add(key_directory, Bytes(4));
+  store_le<std::uint32_t>(id, 0, FW_CFG_VERSION | FW_CFG_VERSION_DMA);
+  add(FW_CFG_ID, std::move(id));
+  add(FW_CFG_FILE_DIR, Bytes(4));
 }
 
 bool FwCfg::add_file(const std::string& name, Bytes content) {
-  if (name.size() >= name_size || files_.size() >= max_files)
+  if (name.size() >= FW_CFG_MAX_FILE_PATH || files_.size() >= max_files)
     return false;
-  const auto key = static_cast<std::uint16_t>(first_file + files_.size());
+  const auto key = static_cast<std::uint16_t>(FW_CFG_FILE_FIRST + files_.size());
   files_[name] = key;
   items_[key] = std::move(content);
   Bytes directory(4 + files_.size() * 64);
@@ -40,7 +38,7 @@ bool FwCfg::add_file(const std::string& name, Bytes content) {
     std::memcpy(directory.data() + at + 8, file.data(), file.size());
     at += 64;
   }
-  items_[key_directory] = std::move(directory);
+  items_[FW_CFG_FILE_DIR] = std::move(directory);
   return true;
 }
 
@@ -49,21 +47,26 @@ void FwCfg::select(std::uint16_t key) {
   at_ = 0;
 }
 
-std::uint8_t FwCfg::next() {
+ByteSpan FwCfg::next(std::size_t most) {
   const auto item = items_.find(selected_);
-  return item != items_.end() && at_ < item->second.size() ? static_cast<std::uint8_t>(item->second[at_++]) : 0;
+  if (item == items_.end() || at_ >= item->second.size())
+    return {};
+  const ByteSpan part = ByteSpan(item->second).subspan(at_).first(std::min(most, item->second.size() - at_));
+  at_ += part.size();
+  return part;
 }
 
 std::uint64_t FwCfg::read(std::uint64_t offset, unsigned size) {
-  std::uint64_t value = 0;
-  if (offset == port_data)
-    for (unsigned i = 0; i < size; i++)
-      value |= std::uint64_t{next()} << 8 * i;
-  else if (offset == port_dma_high) // "QEMU CFG", big-endian: DMA is there
-    value = 0x554d4551;
-  else if (offset == port_dma_low)
-    value = 0x47464320;
-  return value;
+  switch (offset) {
+  case port_data:
+    return little_endian(next(size), 0, size);
+  case port_dma_high: // "QEMU CFG", big-endian: DMA is there
+    return 0x554d4551;
+  case port_dma_low:
+    return 0x47464320;
+  default:
+    return 0;
+  }
 }
 
 void FwCfg::write(std::uint64_t offset, unsigned size, std::uint64_t value) {
@@ -81,25 +84,19 @@ void FwCfg::dma(std::uint64_t control_address) {
     return;
   const auto control = load_be<std::uint32_t>(*access, 0), length = load_be<std::uint32_t>(*access, 4);
   const auto address = load_be<std::uint64_t>(*access, 8);
-  if ((control & dma_select) != 0)
+  if ((control & FW_CFG_DMA_CTL_SELECT) != 0)
     select(static_cast<std::uint16_t>(control >> 16));
-  std::uint32_t result = (control & dma_write) != 0 ? dma_error : 0; // nothing here can be written
-  if ((control & dma_read) != 0) {
-    const auto to = memory_.slice(address, length);
-    if (to) {
-      const auto item = items_.find(selected_);
-      const std::size_t left = item == items_.end() ? 0 : item->second.size() - std::min(at_, item->second.size());
-      const std::size_t count = std::min<std::size_t>(left, length);
-      if (count > 0)
-        std::memcpy(to->data(), item->second.data() + at_, count);
-      std::fill(to->begin() + static_cast<std::ptrdiff_t>(count), to->end(), std::byte{0});
-      at_ += count;
+  std::uint32_t result =
+      (control & FW_CFG_DMA_CTL_WRITE) != 0 ? FW_CFG_DMA_CTL_ERROR : 0; // nothing here can be written
+  if ((control & FW_CFG_DMA_CTL_READ) != 0) {
+    if (const auto to = memory_.slice(address, length)) {
+      const ByteSpan part = next(length);
+      std::fill(std::ranges::copy(part, to->begin()).out, to->end(), std::byte{0});
     } else {
-      result = dma_error;
+      result = FW_CFG_DMA_CTL_ERROR;
     }
-  } else if ((control & dma_skip) != 0) {
-    const auto item = items_.find(selected_);
-    at_ = item == items_.end() ? 0 : std::min<std::size_t>(item->second.size(), at_ + length);
+  } else if ((control & FW_CFG_DMA_CTL_SKIP) != 0) {
+    next(length);
   }
   store_be<std::uint32_t>(*access, 0, result);
 }

@@ -24,7 +24,8 @@ class FwCfg final : public Device {
 
  private:
   void select(std::uint16_t key);
-  std::uint8_t next();
+  /// What comes next of the selected item; less at its end.
+  ByteSpan next(std::size_t most);
   void dma(std::uint64_t control_address);
 
   const GuestMemory& memory_;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::size_t max_unsaid = 1U << 20, max_unread = 16;
 
-std::uint8_t bcd(int value) {
+std::uint8_t bcd(std::int64_t value) {
   return static_cast<std::uint8_t>(value / 10 % 10 << 4 | value % 10);
 }
 
@@ -39,19 +39,19 @@ std::uint8_t Cmos::clock(unsigned index) const {
   const std::chrono::hh_mm_ss time(now - day);
   switch (index) {
   case 0:
-    return bcd(static_cast<int>(time.seconds().count()));
+    return bcd(time.seconds().count());
   case 2:
-    return bcd(static_cast<int>(time.minutes().count()));
+    return bcd(time.minutes().count());
   case 4:
-    return bcd(static_cast<int>(time.hours().count()));
+    return bcd(time.hours().count());
   case 6:
-    return bcd(static_cast<int>(std::chrono::weekday(day).c_encoding()) + 1);
+    return bcd(std::chrono::weekday(day).c_encoding() + 1);
   case 7:
-    return bcd(static_cast<int>(static_cast<unsigned>(date.day())));
+    return bcd(static_cast<unsigned>(date.day()));
   case 8:
-    return bcd(static_cast<int>(static_cast<unsigned>(date.month())));
+    return bcd(static_cast<unsigned>(date.month()));
   case 9:
-    return bcd(static_cast<int>(date.year()) % 100);
+    return bcd(static_cast<int>(date.year()));
   case 0x32:
     return bcd(static_cast<int>(date.year()) / 100);
   default:

@@ -6,7 +6,6 @@
 #include "formats/image.h"
 
 #include <algorithm>
-#include <asm/bootparam.h>
 #include <cstring>
 #include <elf.h>
 #include <fmt/format.h>
@@ -20,9 +19,7 @@ constexpr std::uint64_t gdt_at = 0x1000, start_info_at = 0x2000, zero_page_at = 
                         command_line_at = 0x20000, command_line_space = 0x10000, low_ram_end = 0x9fc00;
 /// RAM ends below the devices' addresses.
 constexpr std::uint64_t max_ram = 3ULL << 30;
-constexpr std::uint64_t kvm_pages_at = 0xfeffc000, kvm_pages = 0x4000; // see Vm: identity map and TSS
-constexpr std::uint32_t hdrs = 0x53726448;                             // "HdrS"
-constexpr std::uint32_t e820_ram = 1, e820_reserved = 2;
+constexpr std::uint32_t hdrs = 0x53726448; // "HdrS"
 
 enum class Entry { pvh, linux32, linux64 };
 
@@ -284,12 +281,12 @@ StartState load_linux(const LinuxImages& images, std::uint64_t rsdp, const Guest
   const Told told{initrd.empty() ? 0 : place_initrd(initrd, kernel, memory), initrd.size(), rsdp,
                   memory_map(ram_of(memory))};
   StartState start = put_mode(kernel.entry, memory);
-  start.rip = kernel.start;
+  start.regs.rip = kernel.start;
   if (kernel.entry == Entry::pvh) {
-    start.rbx = start_info_at;
+    start.regs.rbx = start_info_at;
     put_start_info(told, memory);
   } else {
-    start.rsi = zero_page_at;
+    start.regs.rsi = zero_page_at;
     put_zero_page(kernel, told, memory);
   }
   return start;

@@ -5,9 +5,14 @@
 #pragma once
 
 #include "kvmboot/engine.h"
-#include "kvmboot/vmm/guest_memory.h"
+#include "kvmboot/vmm/vm.h"
+
+#include <asm/bootparam.h>
 
 namespace kvmport::vmm {
+
+/// Kinds of memory in a boot_e820_entry (ACPI 6.4, table 15.3).
+inline constexpr std::uint32_t e820_ram = 1, e820_reserved = 2;
 
 /// The files' content.
 struct LinuxImages {
@@ -16,18 +21,10 @@ struct LinuxImages {
 /// Errors: NOT_FOUND, NO_PERMISSION, NOT_A_DISK (no file), FILE_TOO_LARGE.
 LinuxImages read_linux_images(const LinuxBoot& boot);
 
-/// How the first processor starts: interrupts off, flat segments of 4 GiB, in long mode with paging.
-struct StartState {
-  enum class Mode { protected32, long64 };
-  Mode mode = Mode::long64;
-  std::uint64_t rip = 0, rbx = 0, rsi = 0;
-  std::uint64_t gdt = 0; ///< guest address of its four descriptors: 0x10 is code of the mode, 0x18 data
-  std::uint64_t cr3 = 0; ///< guest address of page tables for long mode: 4 GiB, one to one
-};
-
 /// Places all of it in `memory`, which is still zero: the kernel where it asks for, the initrd as high as it may be,
-/// and below 1 MiB what tells the kernel about them. `rsdp`: guest address of the ACPI tables' root, 0: there are none.
-/// Errors: KERNEL_IMAGE_INVALID, KERNEL_TOO_LARGE, INITRD_TOO_LARGE, COMMAND_LINE_TOO_LONG.
+/// and below 1 MiB what tells the kernel about them and the tables of its start. `rsdp`: guest address of the ACPI
+/// tables' root, 0: there are none. Errors: KERNEL_IMAGE_INVALID, KERNEL_TOO_LARGE, INITRD_TOO_LARGE,
+/// COMMAND_LINE_TOO_LONG.
 StartState load_linux(const LinuxImages& images, std::uint64_t rsdp, const GuestMemory& memory);
 
 } // namespace kvmport::vmm

@@ -3,8 +3,9 @@
 // messages and the pending bits. Where they lie in the function's BAR is the function's business.
 #pragma once
 
-#include <cstdint>
-#include <functional>
+#include "kvmboot/vmm/bus.h"
+
+#include <array>
 #include <vector>
 
 namespace kvmport::vmm {
@@ -14,33 +15,29 @@ using MsiLine = std::function<void(std::uint64_t address, std::uint32_t data)>;
 
 class MsiX {
  public:
-  static constexpr std::uint8_t capability = 0x11;
-  static constexpr std::uint16_t no_vector = 0xffff; ///< virtio 1.2, section 4.1.5.1.2: VIRTIO_MSI_NO_VECTOR
+  /// At most 64 vectors.
+  MsiX(unsigned vectors, MsiLine line) : table_(vectors, Entry{0, 0, 0, masked}), line_(std::move(line)) {}
 
-  MsiX(unsigned vectors, MsiLine line) : entries_(vectors), line_(std::move(line)) {}
-
-  unsigned vectors() const { return static_cast<unsigned>(entries_.size()); }
+  unsigned vectors() const { return static_cast<unsigned>(table_.size()); }
   bool enabled() const { return (control_ & enable) != 0; }
   /// Bits 14 (function mask) and 15 (enable) of the message control word.
   void set_control(std::uint16_t control);
-  /// Sends the message of this vector, or marks it pending while it is masked. Nothing for no_vector.
+  /// Sends the message of this vector, or marks it pending while it is masked. Nothing for a vector that is not there.
   void signal(std::uint16_t vector);
 
   std::uint64_t table_read(std::uint64_t offset, unsigned size) const;
   void table_write(std::uint64_t offset, unsigned size, std::uint64_t value);
-  std::uint64_t pending_read(std::uint64_t offset) const;
+  std::uint64_t pending_read(std::uint64_t offset) const { return offset == 0 ? pending_ : 0; }
 
  private:
   static constexpr std::uint16_t enable = 0x8000, mask_all = 0x4000;
   static constexpr std::uint32_t masked = 1;
-  struct Entry {
-    std::uint32_t words[4] = {0, 0, 0, masked}; ///< address, upper address, data, vector control
-    bool pending = false;
-  };
+  using Entry = std::array<std::uint32_t, 4>; ///< address, upper address, data, vector control
   /// Sends what became deliverable.
   void flush();
 
-  std::vector<Entry> entries_;
+  std::vector<Entry> table_;
+  std::uint64_t pending_ = 0; ///< a bit for each vector
   MsiLine line_;
   std::uint16_t control_ = 0;
 };

@@ -2,7 +2,7 @@
 #include "kvmboot/vmm/pc.h"
 
 #include "base/error.h"
-#include "kvmboot/uefi_images.h"
+#include "base/firmware_files.h"
 #include "kvmboot/vmm/acpi.h"
 
 #include <algorithm>
@@ -16,7 +16,6 @@ namespace {
 
 constexpr std::uint64_t gib = 1ULL << 30, max_memory = 3 * gib, shadow_end = 0x100000, mib = 1U << 20;
 constexpr std::size_t max_firmware = 8U << 20;
-constexpr std::uint64_t kvm_pages_at = 0xfeffc000, kvm_pages = 0x4000; // see Vm: identity map and TSS
 constexpr std::uint64_t pci_window_at = 0xe0000000, acpi_at = 0xe0000; // without firmware
 constexpr unsigned uart_irq = 4, first_card_slot = 2, max_cards = 29;
 constexpr std::chrono::milliseconds listen_round{50};
@@ -24,54 +23,14 @@ constexpr std::size_t max_told = 64;
 // fw_cfg items (seabios src/fw/paravirt.h)
 constexpr std::uint16_t cfg_cpus = 0x05, cfg_boot_menu = 0x0e, cfg_max_cpus = 0x0f, cfg_irq0_override = 0x8002;
 
-// Debian and Ubuntu; Fedora, RHEL, Arch and openSUSE keep them with QEMU.
-constexpr const char* firmware_directories[] = {"/usr/share/seabios", "/usr/share/qemu"};
-
-Bytes read_bytes(const fs::path& path) {
-  const std::string text = read_file(path);
-  const auto bytes = as_bytes(text);
+template <typename T> Bytes bytes_of(std::span<const T> values) {
+  const ByteSpan bytes = std::as_bytes(values);
   return {bytes.begin(), bytes.end()};
 }
 
 std::size_t rom_size(const FirmwareImages& images) {
-  if (images.linux)
-    return 4096; // none, but memory is never empty
-  return images.bios.empty() ? images.variables.size() + images.code.size() : images.bios.size();
-}
-
-Bytes read_firmware(std::initializer_list<const char*> names) {
-  for (const char* directory : firmware_directories)
-    for (const char* name : names) {
-      std::error_code error;
-      const fs::path path = fs::path(directory) / name;
-      if (fs::is_regular_file(path, error))
-        return read_bytes(path);
-    }
-  throw Error("FIRMWARE_MISSING", std::string("SeaBIOS's ") + *names.begin() + " is not installed", {},
-              "install the package seabios");
-}
-
-Bytes number16(std::uint16_t value) {
-  Bytes bytes(2);
-  store_le<std::uint16_t>(bytes, 0, value);
-  return bytes;
-}
-
-struct Region {
-  std::uint64_t at, length;
-  std::uint32_t type; ///< ACPI 6.4, table 15.3: 1 RAM, 2 reserved
-};
-
-Bytes e820(std::initializer_list<Region> regions) {
-  Bytes table(regions.size() * 20);
-  std::size_t at = 0;
-  for (const Region& region : regions) {
-    store_le<std::uint64_t>(table, at, region.at);
-    store_le<std::uint64_t>(table, at + 8, region.length);
-    store_le<std::uint32_t>(table, at + 16, region.type);
-    at += 20;
-  }
-  return table;
+  // Memory is never empty, also when a kernel starts without firmware.
+  return std::max<std::size_t>(images.bios.size() + images.variables.size() + images.code.size(), 4096);
 }
 
 std::uint64_t ram_of(const BootSpec& spec) {
@@ -82,31 +41,26 @@ std::uint64_t ram_of(const BootSpec& spec) {
 
 struct Pc::Disk {
   VirtioBlk blk;
-  unsigned raises = 0;  ///< the interrupt that it raises now; 0: none
   unsigned drivers = 0; ///< how many have taken it over
-  Disk(Overlay& overlay, std::uint32_t sector, std::string serial, VirtioBlk::Observer observer)
-      : blk(overlay, sector, std::move(serial), std::move(observer)) {}
 };
 
 struct Pc::Nic {
   VirtioNet net;
   int cable;
   VirtioPci* pci = nullptr; ///< owned by the bus
-  unsigned raises = 0;      ///< the interrupt that it raises now; 0: none
-  Nic(const std::string& mac, int socket) : net(mac, socket), cable(socket) {}
 };
 
 FirmwareImages read_firmware_images(const BootSpec& spec) {
   FirmwareImages images;
-  images.vga = read_firmware({"vgabios-isavga.bin", "vgabios.bin"});
+  images.vga = bytes_of<char>(read_file(find_seabios({"vgabios-isavga.bin", "vgabios.bin"})));
   if (spec.linux) {
     images.linux = read_linux_images(*spec.linux);
     return images;
   }
   if (spec.firmware == Firmware::uefi) {
     const UefiImages files = find_uefi_images(false, spec.nvram);
-    images.code = read_bytes(files.code);
-    images.variables = read_bytes(files.vars);
+    images.code = bytes_of<char>(read_file(files.code));
+    images.variables = bytes_of<char>(read_file(files.vars));
     const auto bad = [](const Bytes& image) {
       return image.size() < Flash::block || image.size() % Flash::block != 0 || image.size() > max_firmware;
     };
@@ -114,7 +68,7 @@ FirmwareImages read_firmware_images(const BootSpec& spec) {
       throw Error("FIRMWARE_MISSING", "the UEFI firmware's image has a size that is not known", files.code.string());
     return images;
   }
-  images.bios = read_firmware({"bios-256k.bin", "bios.bin"});
+  images.bios = bytes_of<char>(read_file(find_seabios({"bios-256k.bin", "bios.bin"})));
   if (images.bios.size() != 256U << 10 && images.bios.size() != 128U << 10)
     throw Error("FIRMWARE_MISSING", "SeaBIOS's image has a size that is not known");
   return images;
@@ -145,10 +99,8 @@ Pc::Pc(const BootSpec& spec, const Supplies& supplies)
     throw Error("BOOT_UNSUPPORTED", why, {}, "use --engine qemu");
   memory_.share(VideoMemory::address, VideoMemory::size, supplies.video);
   vm_.map(0, *memory_.slice(0, memory_.size()), false);
-  if (spec.firmware == Firmware::uefi)
-    add_uefi(supplies.images);
-  else if (!supplies.images.linux)
-    add_bios(supplies.images);
+  if (!supplies.images.linux)
+    add_firmware(supplies.images);
   add_configuration(spec, supplies.images);
   add_boards();
   add_disks(spec, supplies);
@@ -165,49 +117,44 @@ Pc::~Pc() {
     thread.join();
 }
 
-/// The image ends at 4 GiB, where the processor starts, and its last 256 KiB stand in the RAM below 1 MiB too.
-void Pc::add_bios(const FirmwareImages& images) {
-  const auto rom = *rom_.slice(0, images.bios.size());
-  std::memcpy(rom.data(), images.bios.data(), images.bios.size());
-  vm_.map(4 * gib - images.bios.size(), rom, true);
-  const auto shadow = *memory_.slice(shadow_end - images.bios.size(), images.bios.size());
-  std::memcpy(shadow.data(), images.bios.data(), images.bios.size());
-}
-
-/// The flash as OVMF knows it: variables, then code up to 4 GiB, where the processor starts; the code is plain ROM, and
-/// its last 128 KiB stand below 1 MiB too.
-void Pc::add_uefi(const FirmwareImages& images) {
-  const std::uint64_t base = 4 * gib - images.variables.size() - images.code.size();
-  const auto variables = *rom_.slice(0, images.variables.size());
-  const auto code = *rom_.slice(images.variables.size(), images.code.size());
-  std::memcpy(variables.data(), images.variables.data(), variables.size());
-  std::memcpy(code.data(), images.code.data(), code.size());
-  vm_.map(base + variables.size(), code, true);
+/// The code ends at 4 GiB, where the processor starts; all of SeaBIOS and the last 128 KiB of UEFI's stand below 1 MiB
+/// too. UEFI's variables lie before its code, in a flash chip, as OVMF knows it.
+void Pc::add_firmware(const FirmwareImages& images) {
+  const bool uefi = images.bios.empty();
+  const Bytes& image = uefi ? images.code : images.bios;
+  const auto variables = *rom_.slice(0, images.variables.size()), code = *rom_.slice(variables.size(), image.size());
+  std::ranges::copy(images.variables, variables.begin());
+  std::ranges::copy(image, code.begin());
+  vm_.map(4 * gib - code.size(), code, true);
+  const std::size_t low = uefi ? std::min<std::size_t>(code.size(), 128U << 10) : code.size();
+  std::ranges::copy(code.last(low), memory_.slice(shadow_end - low, low)->begin());
+  if (!uefi)
+    return;
+  const std::uint64_t base = 4 * gib - code.size() - variables.size();
   const unsigned slot = vm_.map(base, variables, true);
   flash_.emplace(variables, [this, slot](bool visible) { vm_.show(slot, visible); });
   mmio_.add(base, variables.size(), *flash_);
-  const std::size_t low = std::min<std::size_t>(code.size(), 128U << 10);
-  std::memcpy(memory_.slice(shadow_end - low, low)->data(), code.data() + (code.size() - low), low);
 }
 
 void Pc::add_configuration(const BootSpec& spec, const FirmwareImages& images) {
-  fw_cfg_.add(cfg_cpus, number16(static_cast<std::uint16_t>(std::max(1U, spec.cpus))));
-  fw_cfg_.add(cfg_max_cpus, number16(static_cast<std::uint16_t>(std::max(1U, spec.cpus))));
-  fw_cfg_.add(cfg_boot_menu, number16(0));
+  const std::array cpus{static_cast<std::uint16_t>(std::max(1U, spec.cpus))}, none{std::uint16_t{0}};
+  const std::array<boot_e820_entry, 2> map{{{0, memory_.size(), e820_ram}, {kvm_pages_at, kvm_pages, e820_reserved}}};
+  fw_cfg_.add(cfg_cpus, bytes_of<std::uint16_t>(cpus));
+  fw_cfg_.add(cfg_max_cpus, bytes_of<std::uint16_t>(cpus));
+  fw_cfg_.add(cfg_boot_menu, bytes_of<std::uint16_t>(none));
   fw_cfg_.add(cfg_irq0_override, Bytes(1, std::byte{1})); // see Vm's routing
   AcpiTables acpi = make_acpi({std::max(1U, spec.cpus), memory_.size()});
   fw_cfg_.add_file(acpi_tables_file, std::move(acpi.tables));
   fw_cfg_.add_file(acpi_rsdp_file, std::move(acpi.rsdp));
   fw_cfg_.add_file("etc/table-loader", std::move(acpi.loader));
-  fw_cfg_.add_file("etc/e820", e820({{0, memory_.size(), 1}, {kvm_pages_at, kvm_pages, 2}}));
+  fw_cfg_.add_file("etc/e820", bytes_of<boot_e820_entry>(map));
   fw_cfg_.add_file("vgaroms/vgabios.bin", images.vga);
   std::string order;
   for (std::size_t i = 0; i < spec.disks.size(); i++)
     order += fmt::format("/pci@i0cf8/scsi@{:x}/disk@0,0\n", first_card_slot + i);
   order += "HALT"; // and nothing else
   order += '\0';
-  const auto text = as_bytes(order);
-  fw_cfg_.add_file("bootorder", Bytes(text.begin(), text.end()));
+  fw_cfg_.add_file("bootorder", bytes_of<char>(order));
 }
 
 void Pc::add_boards() {
@@ -223,9 +170,10 @@ void Pc::add_boards() {
   ports_.add(0xcf8, 8, pci_);
 }
 
-VirtioPci& Pc::add_card(unsigned slot, VirtioDevice& device, unsigned& raises) {
+VirtioPci& Pc::add_card(VirtioDevice& device) {
+  const unsigned slot = first_card_slot + cards_++;
   auto function = std::make_unique<VirtioPci>(
-      device, memory_, mmio_, [this, slot, &raises](bool level) { share_irq(slot, raises, level); },
+      device, memory_, mmio_, [this, slot](bool level) { share_irq(slot, level); },
       [this](std::uint64_t address, std::uint32_t data) { vm_.send_msi(address, data); });
   VirtioPci& card = *function;
   pci_.add(slot, 0, std::move(function));
@@ -235,26 +183,20 @@ VirtioPci& Pc::add_card(unsigned slot, VirtioDevice& device, unsigned& raises) {
 void Pc::add_disks(const BootSpec& spec, const Supplies& supplies) {
   for (std::size_t i = 0; i < spec.disks.size(); i++) {
     const BootDisk& disk = spec.disks[i];
-    const auto used = [this, i, told = supplies.disk_used](Range range, bool write) {
-      if (write && writes_.size() < max_told)
-        writes_.push_back(fmt::format("{} {} {}", i, range.offset, range.length));
-      told(i, range, write);
-    };
-    disks_.push_back(std::make_unique<Disk>(*disk.overlay, disk.logical_sector, disk.serial, used));
-    Disk& made = *disks_.back();
+    const auto used = [i, told = supplies.disk_used](Range range, bool write) { told(i, range, write); };
+    Disk& made = disks_.emplace_back(Disk{VirtioBlk(*disk.overlay, disk.logical_sector, disk.serial, used)});
     // The firmware's driver comes first, and knows no MSI-X; the next is a kernel's.
-    add_card(static_cast<unsigned>(first_card_slot + i), made.blk, made.raises)
-        .on_driver_ready([this, i, &made](bool msix) {
-          if ((++made.drivers > 1 || msix) && drivers_.size() < max_told)
-            drivers_.push_back(fmt::format("a kernel's driver took over disk {}{}", i, msix ? " with MSI-X" : ""));
-        });
+    add_card(made.blk).on_driver_ready([this, i, &made](bool msix) {
+      if ((++made.drivers > 1 || msix) && drivers_.size() < max_told)
+        drivers_.push_back(fmt::format("a kernel's driver took over disk {}{}", i, msix ? " with MSI-X" : ""));
+    });
   }
 }
 
 void Pc::add_nics(const BootSpec& spec, const std::vector<int>& cables) {
   for (std::size_t i = 0; i < spec.nics.size(); i++) {
-    Nic& nic = *nics_.emplace_back(std::make_unique<Nic>(spec.nics[i].mac, cables.at(i)));
-    nic.pci = &add_card(static_cast<unsigned>(first_card_slot + disks_.size() + i), nic.net, nic.raises);
+    Nic& nic = nics_.emplace_back(Nic{VirtioNet(spec.nics[i].mac, cables.at(i)), cables.at(i)});
+    nic.pci = &add_card(nic.net);
   }
 }
 
@@ -264,9 +206,9 @@ void Pc::listen(std::vector<pollfd> cables) {
     if (::poll(cables.data(), cables.size(), static_cast<int>(listen_round.count())) <= 0)
       continue;
     const std::lock_guard lock(devices_);
-    for (const auto& nic : nics_) {
-      nic->net.take_frames();
-      nic->pci->serve(VirtioNet::receive_queue);
+    for (Nic& nic : nics_) {
+      nic.net.take_frames();
+      nic.pci->serve(VirtioNet::receive_queue);
     }
   }
 }
@@ -279,7 +221,8 @@ void Pc::start_kernel(const LinuxImages& images) {
   vcpus_.front()->start_at(load_linux(images, rsdp, memory_));
 }
 
-void Pc::share_irq(unsigned slot, unsigned& raises, bool level) {
+void Pc::share_irq(unsigned slot, bool level) {
+  unsigned& raises = raises_.at(slot);
   if (level == (raises != 0))
     return;
   if (level) {
@@ -305,9 +248,9 @@ void Pc::start() {
         stop(end == Vcpu::End::reset ? End::reset : End::failed);
     });
   std::vector<pollfd> cables;
-  for (const auto& nic : nics_)
-    if (nic->cable >= 0)
-      cables.push_back({nic->cable, POLLIN, 0});
+  for (const Nic& nic : nics_)
+    if (nic.cable >= 0)
+      cables.push_back({nic.cable, POLLIN, 0});
   if (!cables.empty())
     threads_.emplace_back([this, cables] { listen(cables); });
 }
@@ -331,12 +274,10 @@ std::optional<Pc::End> Pc::wait(std::chrono::milliseconds time) {
 
 Pc::News Pc::take_news() {
   const std::lock_guard lock(devices_);
-  News news{uart_.take(), debug_.take(), std::exchange(writes_, {}), std::exchange(drivers_, {}), 0, {}};
-  for (const auto& disk : disks_) {
-    news.disk_bytes += disk->blk.bytes_moved();
+  News news{uart_.take(), debug_.take(), std::exchange(drivers_, {}), {}};
+  for (const Disk& disk : disks_)
     if (news.disk_failure.empty())
-      news.disk_failure = disk->blk.failure();
-  }
+      news.disk_failure = disk.blk.failure();
   return news;
 }
 

@@ -10,12 +10,12 @@
 #include "kvmboot/vmm/linux_boot.h"
 #include "kvmboot/vmm/pci.h"
 #include "kvmboot/vmm/uart16550.h"
-#include "kvmboot/vmm/video_memory.h"
 #include "kvmboot/vmm/virtio_blk.h"
 #include "kvmboot/vmm/virtio_net.h"
 #include "kvmboot/vmm/vm.h"
 
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <poll.h>
 
@@ -48,9 +48,7 @@ class Pc {
   /// What happened since the last look.
   struct News {
     std::string serial, firmware;
-    std::vector<std::string> writes;  ///< "DISK OFFSET LENGTH"
     std::vector<std::string> drivers; ///< a kernel's driver took over a device: which
-    std::uint64_t disk_bytes = 0;     ///< moved since power-on
     std::string disk_failure;
   };
 
@@ -73,18 +71,17 @@ class Pc {
   struct Disk;
   struct Nic;
   void add_boards();
-  void add_bios(const FirmwareImages& images);
-  void add_uefi(const FirmwareImages& images);
+  void add_firmware(const FirmwareImages& images);
   void add_configuration(const BootSpec& spec, const FirmwareImages& images);
   void add_disks(const BootSpec& spec, const Supplies& supplies);
   void add_nics(const BootSpec& spec, const std::vector<int>& cables);
-  /// Puts a device into a slot; `raises` is the device's, see share_irq.
-  VirtioPci& add_card(unsigned slot, VirtioDevice& device, unsigned& raises);
+  /// Puts a device into the next slot.
+  VirtioPci& add_card(VirtioDevice& device);
   void start_kernel(const LinuxImages& images);
   void listen(std::vector<pollfd> cables);
   void stop(End end);
-  /// Raises or lowers the interrupt of a slot, which several devices may share; `raises` is what this one raises.
-  void share_irq(unsigned slot, unsigned& raises, bool level);
+  /// Raises or lowers the interrupt of a slot, which several slots may share.
+  void share_irq(unsigned slot, bool level);
 
   GuestMemory memory_;
   GuestMemory rom_; ///< what ends at 4 GiB: the BIOS, or UEFI's variables and code
@@ -101,10 +98,12 @@ class Pc {
   PciHost pci_;
   PowerManagement power_;
   std::optional<Flash> flash_;
-  std::vector<std::unique_ptr<Disk>> disks_;
-  std::vector<std::unique_ptr<Nic>> nics_;
-  std::array<unsigned, 16> raised_{}; ///< how many devices raise each interrupt
-  std::vector<std::string> writes_, drivers_;
+  std::deque<Disk> disks_; ///< these stay where they are
+  std::deque<Nic> nics_;
+  unsigned cards_ = 0;
+  std::array<unsigned, 32> raises_{}; ///< the interrupt that each slot raises now; 0: none
+  std::array<unsigned, 16> raised_{}; ///< how many slots raise each interrupt
+  std::vector<std::string> drivers_;
 
   std::mutex ends_;
   std::condition_variable ended_;

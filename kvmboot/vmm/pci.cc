@@ -70,10 +70,6 @@ PciHost::PciHost(std::function<void()> reset) : reset_(std::move(reset)) {
   add(1, 3, std::move(power));
 }
 
-void PciHost::add(unsigned slot, unsigned function, std::unique_ptr<PciFunction> what) {
-  functions_.at(std::size_t{slot} * 8 + function) = std::move(what);
-}
-
 void PciHost::configure(std::uint32_t window) {
   constexpr unsigned command = 0x04, first_bar = 0x10, bars = 6, line = 0x3c, pin = 0x3d;
   constexpr std::uint32_t memory_decoding = 2, flags = 0xf;
@@ -105,13 +101,16 @@ unsigned PciHost::interrupt_of(unsigned slot) const {
   return (route & 0x80) != 0 ? 0 : route & 0x0f;
 }
 
+PciFunction* PciHost::addressed() const {
+  const bool enabled = (address_ >> 31) != 0, this_bus = (address_ >> 16 & 0xff) == 0;
+  return enabled && this_bus ? functions_[address_ >> 8 & 0xff].get() : nullptr;
+}
+
 std::uint64_t PciHost::read(std::uint64_t offset, unsigned size) {
   if (offset < 4)
     return offset == 0 && size == 4 ? address_ : 0xffffffff;
-  PciFunction* function = functions_[address_ >> 8 & 0xff].get();
-  if ((address_ >> 31) == 0 || (address_ >> 16 & 0xff) != 0 || function == nullptr)
-    return 0xffffffff;
-  return function->config_read((address_ & 0xfc) + static_cast<unsigned>(offset - 4), size);
+  PciFunction* const function = addressed();
+  return function == nullptr ? 0xffffffff : function->get((address_ & 0xfc) + static_cast<unsigned>(offset - 4), size);
 }
 
 void PciHost::write(std::uint64_t offset, unsigned size, std::uint64_t value) {
@@ -122,8 +121,7 @@ void PciHost::write(std::uint64_t offset, unsigned size, std::uint64_t value) {
       reset_();
     return;
   }
-  PciFunction* function = functions_[address_ >> 8 & 0xff].get();
-  if ((address_ >> 31) != 0 && (address_ >> 16 & 0xff) == 0 && function != nullptr)
+  if (PciFunction* const function = addressed())
     function->config_write((address_ & 0xfc) + static_cast<unsigned>(offset - 4), size,
                            static_cast<std::uint32_t>(value));
 }
@@ -134,10 +132,7 @@ std::uint64_t PowerManagement::read(std::uint64_t offset, unsigned size) {
     const auto us = static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(now).count());
     return static_cast<std::uint64_t>(static_cast<unsigned __int128>(us) * 3579545 / 1000000) & 0xffffff;
   }
-  std::uint64_t value = 0;
-  for (unsigned i = 0; i < size && offset + i < bytes_.size(); i++)
-    value |= std::uint64_t{bytes_[offset + i]} << 8 * i;
-  return value;
+  return little_endian(std::as_bytes(std::span(bytes_)), offset, size);
 }
 
 void PowerManagement::write(std::uint64_t offset, unsigned size, std::uint64_t value) {

@@ -23,7 +23,6 @@ class PciFunction {
   void make_writable(unsigned offset, unsigned size, std::uint32_t mask);
   /// By the guest.
   virtual void config_write(unsigned offset, unsigned size, std::uint32_t value);
-  virtual std::uint32_t config_read(unsigned offset, unsigned size) { return get(offset, size); }
 
  private:
   std::array<std::uint8_t, 256> bytes_{}, mask_{};
@@ -34,7 +33,9 @@ class PciHost final : public Device {
  public:
   explicit PciHost(std::function<void()> reset);
   /// Puts a function at slot.function; the place must be free.
-  void add(unsigned slot, unsigned function, std::unique_ptr<PciFunction> what);
+  void add(unsigned slot, unsigned function, std::unique_ptr<PciFunction> what) {
+    functions_.at(std::size_t{slot} * 8 + function) = std::move(what);
+  }
   /// What firmware does, as SeaBIOS does it (seabios src/fw/pciinit.c): interrupts {10, 10, 11, 11} for the router, a
   /// place from `window` on for each BAR, the power management ports at 0x600.
   void configure(std::uint32_t window);
@@ -47,6 +48,9 @@ class PciHost final : public Device {
   void write(std::uint64_t offset, unsigned size, std::uint64_t value) override;
 
  private:
+  /// The function that the address register names; null: none.
+  PciFunction* addressed() const;
+
   std::array<std::unique_ptr<PciFunction>, 256> functions_;
   std::function<void()> reset_;
   std::uint32_t address_ = 0;

@@ -6,6 +6,7 @@
 #include "kvmboot/vmm/virtio_pci.h"
 
 #include <functional>
+#include <linux/virtio_blk.h>
 #include <string>
 
 namespace kvmport::vmm {
@@ -18,14 +19,15 @@ class VirtioBlk final : public VirtioDevice {
   using Observer = std::function<void(Range, bool write)>;
   VirtioBlk(Overlay& overlay, std::uint32_t logical_sector, std::string serial, Observer observer);
 
-  std::uint16_t id() const override { return 2; }
+  std::uint16_t id() const override { return VIRTIO_ID_BLOCK; }
   std::uint32_t pci_class() const override { return 0x010000; }
   std::uint64_t features() const override;
-  ByteSpan config() const override { return config_; }
+  ByteSpan config() const override {
+    return std::as_bytes(std::span(&config_, 1)).first(offsetof(virtio_blk_config, unused1) + sizeof config_.unused1);
+  }
   std::size_t queues() const override { return 1; }
   std::uint32_t handle(std::size_t queue, const Virtqueue::Chain& chain) override;
 
-  std::uint64_t bytes_moved() const noexcept { return moved_; }
   /// Why the first failed access failed; empty: none did.
   const std::string& failure() const noexcept { return failure_; }
 
@@ -35,8 +37,7 @@ class VirtioBlk final : public VirtioDevice {
   Overlay& overlay_;
   std::string serial_, failure_;
   Observer observer_;
-  Bytes config_;
-  std::uint64_t moved_ = 0;
+  virtio_blk_config config_{};
 };
 
 } // namespace kvmport::vmm

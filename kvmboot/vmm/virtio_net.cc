@@ -1,40 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kvmboot/vmm/virtio_net.h"
 
-#include "kvmboot/hub.h"
+#include "base/hub.h"
 
-#include <algorithm>
 #include <array>
-#include <cstring>
+#include <netinet/ether.h>
 #include <unistd.h>
 
 namespace kvmport::vmm {
 namespace {
 
+// Not from <linux/virtio_net.h>, which is no C++.
 constexpr unsigned feature_mac = 5, feature_status = 16;
-constexpr std::size_t mac_size = 6, status_at = 6, config_size = 8; // struct virtio_net_config (section 5.1.4)
+constexpr std::size_t status_at = 6, config_size = 8; // struct virtio_net_config (section 5.1.4)
 constexpr std::uint16_t link_up = 1;
 constexpr std::size_t header_size = 12, num_buffers_at = 10; // struct virtio_net_hdr (section 5.1.6)
-
-/// Six pairs of hexadecimal digits with ':' between them.
-void read_mac(const std::string& text, std::span<std::byte> out) {
-  constexpr std::string_view digits = "0123456789abcdef", digits_upper = "0123456789ABCDEF";
-  bool good = text.size() == mac_size * 3 - 1;
-  for (std::size_t i = 0; good && i < text.size(); i++) {
-    const std::size_t value = std::min(digits.find(text[i]), digits_upper.find(text[i]));
-    good = i % 3 == 2 ? text[i] == ':' : value < digits.size();
-    if (good && i % 3 != 2)
-      out[i / 3] = out[i / 3] << 4 | static_cast<std::byte>(value);
-  }
-  if (!good)
-    throw Error("BOOT_UNSUPPORTED", "\"" + text + "\" is no MAC address");
-}
 
 } // namespace
 
 VirtioNet::VirtioNet(const std::string& mac, int cable) : cable_(cable), has_mac_(!mac.empty()), config_(config_size) {
-  if (has_mac_)
-    read_mac(mac, std::span(config_).first(mac_size));
+  constexpr std::size_t text_size = 3 * ETH_ALEN - 1; // ether_aton takes single digits too
+  auto* const address = reinterpret_cast<ether_addr*>(config_.data());
+  if (has_mac_ && (mac.size() != text_size || ::ether_aton_r(mac.c_str(), address) == nullptr))
+    throw Error("BOOT_UNSUPPORTED", "\"" + mac + "\" is no MAC address");
   store_le<std::uint16_t>(config_, status_at, cable_ >= 0 ? link_up : 0);
 }
 
@@ -51,12 +39,9 @@ std::uint32_t VirtioNet::handle(std::size_t queue, const Virtqueue::Chain& chain
 
 /// The header asks for nothing, as there are no offloads.
 void VirtioNet::transmit(const Virtqueue::Chain& chain) const {
-  Bytes packet;
-  for (const auto& part : chain.readable) {
-    if (part.size() > header_size + max_frame - packet.size())
-      return;
-    packet.insert(packet.end(), part.begin(), part.end());
-  }
+  if (total(chain.readable) > header_size + max_frame)
+    return;
+  const Bytes packet = gather(chain.readable);
   if (cable_ >= 0 && packet.size() >= header_size + min_frame)
     (void)!::write(cable_, packet.data() + header_size, packet.size() - header_size);
 }
@@ -70,14 +55,8 @@ std::uint32_t VirtioNet::receive(const Virtqueue::Chain& chain) {
   store_le<std::uint16_t>(packet, num_buffers_at, 1);
   packet.insert(packet.end(), waiting_.front().begin(), waiting_.front().end());
   waiting_.pop_front();
-  std::size_t at = 0;
-  for (const auto& part : chain.writable) {
-    const std::size_t count = std::min(part.size(), packet.size() - at);
-    if (count > 0)
-      std::memcpy(part.data(), packet.data() + at, count);
-    at += count;
-  }
-  return at == packet.size() ? static_cast<std::uint32_t>(at) : 0;
+  const std::size_t filled = scatter(packet, chain.writable);
+  return filled == packet.size() ? static_cast<std::uint32_t>(filled) : 0;
 }
 
 void VirtioNet::take_frames() {

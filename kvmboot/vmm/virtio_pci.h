@@ -8,6 +8,8 @@
 #include "kvmboot/vmm/pci.h"
 #include "kvmboot/vmm/virtqueue.h"
 
+#include <linux/virtio_pci.h>
+
 namespace kvmport::vmm {
 
 /// What a kind of device adds to the transport.
@@ -42,7 +44,7 @@ class VirtioPci final : public PciFunction, public Device {
   void map();
   void reset();
   void set_status(std::uint8_t status);
-  std::uint64_t common_read(std::uint64_t offset) const;
+  std::uint64_t common_read(std::uint64_t offset, unsigned size) const;
   void common_write(std::uint64_t offset, unsigned size, std::uint64_t value);
   void interrupt(bool on);
 
@@ -52,12 +54,11 @@ class VirtioPci final : public PciFunction, public Device {
   IrqLine irq_;
   std::vector<Virtqueue> queues_;
   std::uint64_t mapped_at_ = 0, driver_features_ = 0;
-  std::uint32_t device_feature_select_ = 0, driver_feature_select_ = 0;
+  virtio_pci_common_cfg common_{}; ///< what is the same for all queues
   MsiX msix_;
   std::function<void(bool)> driver_ready_;
   unsigned msix_at_ = 0; ///< where its capability lies in configuration space
-  std::uint16_t queue_select_ = 0, config_vector_ = MsiX::no_vector;
-  std::uint8_t status_ = 0, isr_ = 0;
+  std::uint8_t isr_ = 0;
 };
 
 } // namespace kvmport::vmm

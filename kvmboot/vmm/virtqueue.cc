@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kvmboot/vmm/virtqueue.h"
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 
@@ -8,6 +9,30 @@ namespace kvmport::vmm {
 namespace {
 constexpr std::uint16_t flag_next = 1, flag_write = 2, flag_indirect = 4, no_interrupt = 1;
 } // namespace
+
+std::size_t total(const Buffers& buffers) {
+  std::size_t sum = 0;
+  for (const auto& part : buffers)
+    sum += part.size();
+  return sum;
+}
+
+Bytes gather(const Buffers& from) {
+  Bytes all;
+  for (const auto& part : from)
+    all.insert(all.end(), part.begin(), part.end());
+  return all;
+}
+
+std::size_t scatter(ByteSpan bytes, const Buffers& to) {
+  std::size_t done = 0;
+  for (const auto& part : to) {
+    const ByteSpan piece = bytes.subspan(done, std::min(part.size(), bytes.size() - done));
+    std::ranges::copy(piece, part.begin());
+    done += piece.size();
+  }
+  return done;
+}
 
 bool Virtqueue::collect(const GuestMemory& memory, Chain& chain) const {
   const auto table = memory.slice(descriptors, std::uint64_t{size} * 16);

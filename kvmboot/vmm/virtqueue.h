@@ -10,6 +10,14 @@
 
 namespace kvmport::vmm {
 
+/// Parts of a request in the guest's memory.
+using Buffers = std::vector<std::span<std::byte>>;
+std::size_t total(const Buffers& buffers);
+/// Their bytes as one.
+Bytes gather(const Buffers& from);
+/// Fills them in turn; returns how many bytes had room.
+std::size_t scatter(ByteSpan bytes, const Buffers& to);
+
 class Virtqueue {
  public:
   static constexpr std::uint16_t max_size = 128;
@@ -17,7 +25,7 @@ class Virtqueue {
   /// One request: buffers that the device reads, then buffers that it fills.
   struct Chain {
     std::uint16_t head = 0;
-    std::vector<std::span<std::byte>> readable, writable;
+    Buffers readable, writable;
   };
 
   std::uint16_t size = max_size; ///< a power of two, at most max_size

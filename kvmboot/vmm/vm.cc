@@ -2,8 +2,6 @@
 #include "kvmboot/vmm/vm.h"
 
 #include "base/error.h"
-#include "kvmboot/kvm_cpuid.h"
-#include "kvmboot/vmm/linux_boot.h"
 
 #include <algorithm>
 #include <csignal>
@@ -18,7 +16,10 @@
 namespace kvmport::vmm {
 namespace {
 
-constexpr std::uint64_t identity_map_at = 0xfeffc000, tss_at = 0xfeffd000;
+// <linux/kvm.h> declares kvm_cpuid2 and kvm_irq_routing with flexible arrays, which have another size in C++ than in C,
+// and the size is part of the request's number: with it the kernel refuses the calls (EINVAL). So both stand here anew.
+constexpr unsigned long get_supported_cpuid = _IOWR(KVMIO, 0x05, std::uint64_t);
+constexpr unsigned long set_cpuid = _IOW(KVMIO, 0x90, std::uint64_t);
 constexpr unsigned long set_gsi_routing = _IOW(KVMIO, 0x6a, std::uint64_t);
 constexpr int wake_signal = SIGUSR1;
 
@@ -33,24 +34,23 @@ void do_nothing(int) {}
 
 /// What the host offers, as the guest's CPUID; leaf 1 and 0xb carry the number of the processor.
 void give_cpuid(int kvm, int vcpu, unsigned number) {
-  KvmCpuid table;
-  if (!table.get_supported(kvm))
-    throw Error("ENGINE_FAILED", "KVM refuses KVM_GET_SUPPORTED_CPUID", std::strerror(errno));
-  for (std::uint32_t i = 0; i < table.nent && i < KvmCpuid::most; i++) {
-    kvm_cpuid_entry2& entry = table.entries[i];
+  struct {
+    std::uint32_t nent = 256, padding = 0;
+    kvm_cpuid_entry2 entries[256] = {};
+  } table;
+  call(kvm, get_supported_cpuid, "KVM_GET_SUPPORTED_CPUID", &table);
+  for (kvm_cpuid_entry2& entry : std::span(table.entries).first(std::min(table.nent, 256U)))
     if (entry.function == 1)
       entry.ebx = (entry.ebx & 0x00ffffff) | number << 24;
     else if (entry.function == 0xb)
       entry.edx = number;
-  }
-  if (!table.set(vcpu))
-    throw Error("ENGINE_FAILED", "KVM refuses KVM_SET_CPUID2", std::strerror(errno));
+  call(vcpu, set_cpuid, "KVM_SET_CPUID2", &table);
 }
 
 /// Interrupt N is pin N of the 8259s and of the IOAPIC, as KVM has it by itself; but the timer is pin 2 of the IOAPIC,
 /// as on every PC and in the MADT, where KVM has pin 0.
 void route_interrupts(int vm) {
-  struct { // kvm_irq_routing, which has another size in C++ than in C, see kvm_cpuid.h
+  struct {
     std::uint32_t nr = 0, flags = 0;
     kvm_irq_routing_entry entries[15 + 23] = {};
   } table;
@@ -96,15 +96,17 @@ std::vector<unsigned long> kvm_requests() {
           KVM_SET_REGS,
           KVM_GET_SREGS,
           KVM_SET_SREGS,
-          KvmCpuid::get_request,
-          KvmCpuid::set_request,
+          get_supported_cpuid,
+          set_cpuid,
           set_gsi_routing};
 }
 
-Vm::Vm(int kvm) : kvm_(kvm), vm_(call(kvm, KVM_CREATE_VM, "KVM_CREATE_VM", 0)) {
-  std::uint64_t identity_map = identity_map_at;
+Vm::Vm(int kvm, bool board) : kvm_(kvm), board_(board), vm_(call(kvm, KVM_CREATE_VM, "KVM_CREATE_VM", 0)) {
+  std::uint64_t identity_map = kvm_pages_at;
   call(vm_.get(), KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", &identity_map);
-  call(vm_.get(), KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", tss_at);
+  call(vm_.get(), KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", kvm_pages_at + 0x1000);
+  if (!board)
+    return;
   call(vm_.get(), KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP", 0);
   route_interrupts(vm_.get());
   kvm_pit_config pit{};
@@ -146,7 +148,7 @@ void Vm::send_msi(std::uint64_t address, std::uint32_t data) const {
   ::ioctl(vm_.get(), KVM_SIGNAL_MSI, &message);
 }
 
-Vcpu::Vcpu(const Vm& vm, unsigned number) {
+Vcpu::Vcpu(const Vm& vm, unsigned number) : board_(vm.board()) {
   struct sigaction action {};
   action.sa_handler = do_nothing; // it only has to end KVM_RUN
   ::sigaction(wake_signal, &action, nullptr);
@@ -177,25 +179,27 @@ void Vcpu::start_at(const StartState& start) {
     flat.db = is32 ? 1 : 0;
     return flat;
   };
-  s.cs = segment(0x10, 0xb, !long64);
-  s.cs.l = long64 ? 1 : 0;
-  s.ds = s.es = s.fs = s.gs = s.ss = segment(0x18, 0x3, true);
-  s.tr.type = 0xb; // a busy 32-bit TSS, as PVH wants it
-  s.tr.present = 1;
-  s.tr.limit = 0x67;
-  s.gdt.base = start.gdt;
-  s.gdt.limit = 31;
-  s.idt.limit = 0;
-  s.cr0 = long64 ? 0x80000011 : 0x11; // PG, ET, PE
-  s.cr3 = long64 ? start.cr3 : 0;
-  s.cr4 = long64 ? 0x20 : 0;   // PAE
-  s.efer = long64 ? 0x500 : 0; // LMA, LME
+  if (start.mode == StartState::Mode::real16) {
+    s.cs.base = s.cs.selector = 0;
+  } else {
+    s.cs = segment(0x10, 0xb, !long64);
+    s.cs.l = long64 ? 1 : 0;
+    s.ds = s.es = s.fs = s.gs = s.ss = segment(0x18, 0x3, true);
+    s.tr.type = 0xb; // a busy 32-bit TSS, as PVH wants it
+    s.tr.present = 1;
+    s.tr.limit = 0x67;
+    s.gdt.base = start.gdt;
+    s.gdt.limit = start.gdt_size - 1;
+    s.idt.base = start.idt;
+    s.idt.limit = start.idt != 0 ? 256 * 16 - 1 : 0;
+    s.cr0 = long64 ? 0x80000013 : 0x11; // PG, MP, ET, PE
+    s.cr3 = long64 ? start.cr3 : 0;
+    s.cr4 = long64 ? 0x20 | start.cr4 : 0; // PAE
+    s.efer = long64 ? 0x501 : 0;           // LMA, LME, SCE
+  }
   call(vcpu_.get(), KVM_SET_SREGS, "KVM_SET_SREGS", &s);
-  kvm_regs regs{};
+  kvm_regs regs = start.regs;
   regs.rflags = 2;
-  regs.rip = start.rip;
-  regs.rbx = start.rbx;
-  regs.rsi = start.rsi;
   call(vcpu_.get(), KVM_SET_REGS, "KVM_SET_REGS", &regs);
 }
 
@@ -220,8 +224,11 @@ Vcpu::End Vcpu::run(Bus& ports, Bus& mmio, std::mutex& devices) {
       memory_access(mmio, devices);
       break;
     case KVM_EXIT_INTR:
-    case KVM_EXIT_HLT: // with the interrupt controller in the kernel it waits there
     case KVM_EXIT_IRQ_WINDOW_OPEN:
+      break;
+    case KVM_EXIT_HLT: // with the interrupt controller in the kernel it waits there
+      if (!board_)
+        return End::halted;
       break;
     case KVM_EXIT_SHUTDOWN:
       return End::reset;
@@ -248,6 +255,12 @@ std::string Vcpu::internal_error() const {
   const std::size_t size = std::min<std::size_t>(failure.insn_size, sizeof failure.insn_bytes);
   return fmt::format("the host's KVM can't emulate {:02x} at {:#x}",
                      fmt::join(failure.insn_bytes, failure.insn_bytes + size, " "), regs.rip);
+}
+
+std::uint64_t Vcpu::rax() const {
+  kvm_regs regs{};
+  call(vcpu_.get(), KVM_GET_REGS, "KVM_GET_REGS", &regs);
+  return regs.rax;
 }
 
 void Vcpu::ask_to_stop() {

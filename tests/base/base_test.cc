@@ -3,7 +3,11 @@
 #include "base/file.h"
 #include "base/process.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <thread>
+#include <unistd.h>
 
 namespace kvmport {
 namespace {
@@ -76,6 +80,26 @@ TEST(Process, MissingProgramIsNamed) {
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), "PROGRAM_MISSING");
   }
+}
+
+TEST(File, SocketPairIsConnected) {
+  const auto [a, b] = socket_pair(SOCK_DGRAM);
+  char byte = 'x';
+  ASSERT_EQ(::write(a.get(), &byte, 1), 1);
+  byte = 0;
+  ASSERT_EQ(::read(b.get(), &byte, 1), 1);
+  EXPECT_EQ(byte, 'x');
+  EXPECT_NE(::fcntl(a.get(), F_GETFD) & FD_CLOEXEC, 0);
+}
+
+TEST(Process, CpuTimeOfAChildGrowsUntilItIsReaped) {
+  Child child({"sh", "-c", "while :; do :; done"}, {});
+  for (int tries = 0; tries < 1000 && child.cpu_time().count() == 0; tries++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_GT(child.cpu_time().count(), 0);
+  child.kill();
+  ASSERT_TRUE(child.wait(std::chrono::seconds(10)));
+  EXPECT_EQ(child.cpu_time().count(), 0);
 }
 
 } // namespace

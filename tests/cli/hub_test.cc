@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole guests on one hub: they reach each other, and nothing of the host.
+#include "base/hub.h"
 #include "formats/probe.h"
 #include "kvmboot/engine_qemu.h"
-#include "kvmboot/hub.h"
 #include "tests/cli/support.h"
 #include "tests/support/guests.h"
 #include "tests/support/tempdir.h"

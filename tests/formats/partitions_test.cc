@@ -118,5 +118,26 @@ TEST(Probe, TellsTypeUuidAndLabelAsBlkid) {
   EXPECT_EQ(content.label, "top");
 }
 
+TEST(MadeForUefi, ProtectiveMbrWithoutCodeIs) {
+  TempDir dir;
+  const fs::path disk = dir.path() / "disk.img";
+  const auto made = [&](std::string head, std::uint64_t size = 1U << 20) {
+    write_file_durably(disk, head);
+    fs::resize_file(disk, size);
+    return made_for_uefi(*open_image(disk, {.format = "raw", .allowed_directories = {}, .window = {}}));
+  };
+  std::string mbr(512, '\0');
+  mbr[510] = '\x55';
+  mbr[511] = '\xaa';
+  EXPECT_FALSE(made(mbr)) << "no partition";
+  for (const char type : {'\xee', '\xef'}) {
+    mbr[446 + 16 + 4] = type;
+    EXPECT_TRUE(made(mbr));
+  }
+  mbr[0] = '\xeb';
+  EXPECT_FALSE(made(mbr)) << "boot code: GRUB on GPT";
+  EXPECT_FALSE(made("", 100)) << "no room for a sector";
+}
+
 } // namespace
 } // namespace kvmport::test

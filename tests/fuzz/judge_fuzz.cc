@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What guests show: consoles, screens and disks into the judge, whose verdict must be whole, and the same text through
 // the parts that turn it into lines.
+#include "base/text_screen.h"
+#include "kvmboot/answerer.h"
 #include "kvmboot/judge.h"
-#include "kvmboot/qemu_console.h"
 #include "tests/fuzz/input.h"
 
 namespace {

@@ -13,12 +13,12 @@ using namespace kvmport;
 void check(const vmm::StartState& start, const vmm::LinuxImages& images, const vmm::GuestMemory& memory) {
   using fuzz::must;
   constexpr std::uint64_t mib = 1U << 20;
-  must(start.rip >= mib && start.rip < memory.size());
+  must(start.regs.rip >= mib && start.regs.rip < memory.size());
   must(memory.slice(start.gdt, 32) && memory.slice(start.cr3, 6 * 4096));
-  must((start.rsi == 0) != (start.rbx == 0));
+  must((start.regs.rsi == 0) != (start.regs.rbx == 0));
   std::uint64_t initrd = 0, command_line = 0;
-  if (start.rsi != 0) {
-    const auto page = memory.slice(start.rsi, sizeof(boot_params));
+  if (start.regs.rsi != 0) {
+    const auto page = memory.slice(start.regs.rsi, sizeof(boot_params));
     must(page.has_value());
     boot_params zero_page;
     std::memcpy(&zero_page, page->data(), sizeof zero_page);
@@ -27,10 +27,10 @@ void check(const vmm::StartState& start, const vmm::LinuxImages& images, const v
     initrd = zero_page.hdr.ramdisk_image;
     command_line = zero_page.hdr.cmd_line_ptr;
   } else {
-    must(memory.load<std::uint32_t>(start.rbx) == 0x336ec578U);
+    must(memory.load<std::uint32_t>(start.regs.rbx) == 0x336ec578U);
     if (!images.initrd.empty())
-      initrd = *memory.load<std::uint64_t>(*memory.load<std::uint64_t>(start.rbx + 16));
-    command_line = *memory.load<std::uint64_t>(start.rbx + 24);
+      initrd = *memory.load<std::uint64_t>(*memory.load<std::uint64_t>(start.regs.rbx + 16));
+    command_line = *memory.load<std::uint64_t>(start.regs.rbx + 24);
   }
   must(as_text(*memory.slice(initrd, images.initrd.size())) == images.initrd);
   must(images.initrd.empty() || initrd >= mib);

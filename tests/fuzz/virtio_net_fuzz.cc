@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A hostile driver of a virtio network card, and hostile frames on its cable.
-#include "kvmboot/hub.h"
+#include "base/hub.h"
 #include "kvmboot/vmm/virtio_net.h"
 #include "tests/fuzz/vmm_fuzz.h"
 

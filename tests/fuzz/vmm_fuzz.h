@@ -7,6 +7,7 @@
 #include "tests/fuzz/input.h"
 
 #include <array>
+#include <linux/pci_regs.h>
 #include <list>
 #include <sys/mman.h>
 
@@ -150,7 +151,7 @@ class Card {
               must((msix_control() & (msix_enable | msix_masked)) == msix_enable);
             })),
         pci_(function_.get()) {
-    for (msix_at_ = pci_->get(0x34, 1); pci_->get(msix_at_, 1) != vmm::MsiX::capability;)
+    for (msix_at_ = pci_->get(0x34, 1); pci_->get(msix_at_, 1) != PCI_CAP_ID_MSIX;)
       msix_at_ = pci_->get(msix_at_ + 1, 1);
   }
   Card(const Card&) = delete;

@@ -2,12 +2,12 @@
 // The engines on real, very small machines. QEMU by software translation always, the built-in one where there is a
 // /dev/kvm, however slow: what counts is the machine, not its speed.
 #include "base/file.h"
+#include "base/firmware_files.h"
+#include "base/hub.h"
 #include "kvmboot/engine_kvm.h"
 #include "kvmboot/engine_qemu.h"
-#include "kvmboot/hub.h"
 #include "kvmboot/judge.h"
 #include "kvmboot/probe.h"
-#include "kvmboot/uefi_images.h"
 #include "tests/kvmboot/boot_sector.h"
 #include "tests/support/tempdir.h"
 

@@ -137,7 +137,7 @@ std::vector<Region> map_at(const GuestMemory& memory, std::uint64_t at, unsigned
 
 void expect_zero_page(const StartState& start, const GuestMemory& memory, const LinuxImages& images,
                       std::uint64_t initrd_end) {
-  const std::uint64_t page = start.rsi;
+  const std::uint64_t page = start.regs.rsi;
   EXPECT_EQ(number<std::uint32_t>(memory, page + 0x202), 0x53726448U);
   EXPECT_EQ(number<std::uint8_t>(memory, page + 0x210), 0xffU) << "type_of_loader";
   EXPECT_EQ(number<std::uint64_t>(memory, page + 0x250), 0U) << "setup_data";
@@ -158,10 +158,10 @@ TEST(LinuxBoot, BzImageLiesWhereItPrefersToAndIsToldTheRest) {
   const LinuxImages images{bzimage(), std::string(5000, 'i'), "console=ttyS0"};
   const StartState start = load_linux(images, 0xe0000, memory);
   expect_mode(start, Mode::long64, memory);
-  EXPECT_EQ(start.rip, 16 * mib + 0x200);
+  EXPECT_EQ(start.regs.rip, 16 * mib + 0x200);
   EXPECT_EQ(text_at_address(memory, 16 * mib, 1024), std::string(1024, 'k'));
   EXPECT_EQ(number<std::uint8_t>(memory, 16 * mib + 1024), 0U);
-  EXPECT_EQ(number<std::uint32_t>(memory, start.rsi + 0x214), 16 * mib) << "code32_start";
+  EXPECT_EQ(number<std::uint32_t>(memory, start.regs.rsi + 0x214), 16 * mib) << "code32_start";
   expect_zero_page(start, memory, images, memory_size);
 }
 
@@ -175,29 +175,30 @@ TEST(LinuxBoot, OldBzImageIsEnteredIn32Bits) {
   const GuestMemory memory(memory_size);
   const StartState start = load_linux({bzimage({{0x206, 2, 0x020a}, {0x236, 2, 0}}), "", ""}, 0, memory);
   expect_mode(start, Mode::protected32, memory);
-  EXPECT_EQ(start.rip, 16 * mib);
+  EXPECT_EQ(start.regs.rip, 16 * mib);
 }
 
 TEST(LinuxBoot, RelocatableBzImageGivesWay) {
   const GuestMemory memory(8 * mib);
-  EXPECT_EQ(load_linux({bzimage(), "", ""}, 0, memory).rip, 2 * mib + 0x200) << "the first aligned place from 1 MiB on";
+  EXPECT_EQ(load_linux({bzimage(), "", ""}, 0, memory).regs.rip, 2 * mib + 0x200)
+      << "the first aligned place from 1 MiB on";
   EXPECT_EQ(code_of({bzimage({{0x234, 1, 0}}), "", ""}, 8 * mib), "KERNEL_TOO_LARGE");
 }
 
 TEST(LinuxBoot, HeaderOfTheFileEndsWhereItSays) {
   const GuestMemory memory(memory_size);
   const StartState start = load_linux({bzimage({{0x201, 1, 0x62}, {0x264, 8, ~std::uint64_t{0}}}), "", ""}, 0, memory);
-  EXPECT_EQ(number<std::uint64_t>(memory, start.rsi + 0x264), 0U) << "what follows is code";
+  EXPECT_EQ(number<std::uint64_t>(memory, start.regs.rsi + 0x264), 0U) << "what follows is code";
 }
 
 TEST(LinuxBoot, PvhKernelGetsAStartInfo) {
   const GuestMemory memory(memory_size);
   const StartState start = load_linux({elf(), "initrd", "quiet"}, 0xe0000, memory);
   expect_mode(start, Mode::protected32, memory);
-  EXPECT_EQ(start.rip, pvh_at);
+  EXPECT_EQ(start.regs.rip, pvh_at);
   EXPECT_EQ(text_at_address(memory, 2 * mib, 0x100), std::string(0x100, 't'));
   EXPECT_EQ(text_at_address(memory, 4 * mib, 0x101), std::string(0x100, 'd') + '\0');
-  const std::uint64_t info = start.rbx;
+  const std::uint64_t info = start.regs.rbx;
   EXPECT_EQ(number<std::uint32_t>(memory, info), 0x336ec578U);
   EXPECT_EQ(number<std::uint32_t>(memory, info + 4), 1U) << "version";
   ASSERT_EQ(number<std::uint32_t>(memory, info + 12), 1U) << "modules";
@@ -213,7 +214,7 @@ TEST(LinuxBoot, PvhKernelGetsAStartInfo) {
 TEST(LinuxBoot, PvhEntryMayHave32Bits) {
   const GuestMemory memory(memory_size);
   const auto file = elf({{note_value_size, 4, 4}, {note_value + 4, 4, 0}, {phdr(0, 32), 8, 40}});
-  EXPECT_EQ(load_linux({file, "", ""}, 0, memory).rip, pvh_at);
+  EXPECT_EQ(load_linux({file, "", ""}, 0, memory).regs.rip, pvh_at);
 }
 
 TEST(LinuxBoot, VmlinuxWithoutPvhGetsAZeroPage) {
@@ -221,7 +222,7 @@ TEST(LinuxBoot, VmlinuxWithoutPvhGetsAZeroPage) {
   const LinuxImages images{elf({{note_type, 4, 17}}), std::string(5000, 'i'), "quiet"};
   const StartState start = load_linux(images, 0xe0000, memory);
   expect_mode(start, Mode::long64, memory);
-  EXPECT_EQ(start.rip, entry_at);
+  EXPECT_EQ(start.regs.rip, entry_at);
   expect_zero_page(start, memory, images, memory_size);
 }
 
@@ -325,10 +326,11 @@ TEST(LinuxBoot, KernelsOfThisHost) {
     const StartState start = load_linux(images, 0, memory);
     expect_mode(start, Mode::long64, memory);
     const auto prefers = load_le<std::uint64_t>(header, 0x258);
-    EXPECT_EQ(start.rip, prefers + 0x200);
+    EXPECT_EQ(start.regs.rip, prefers + 0x200);
     const std::size_t setup = (load_le<std::uint8_t>(header, 0x1f1) + std::size_t{1}) * 512;
     EXPECT_EQ(text_at_address(memory, prefers, images.kernel.size() - setup), images.kernel.substr(setup));
-    EXPECT_EQ(number<std::uint32_t>(memory, start.rsi + 0x260), load_le<std::uint32_t>(header, 0x260)) << "init_size";
+    EXPECT_EQ(number<std::uint32_t>(memory, start.regs.rsi + 0x260), load_le<std::uint32_t>(header, 0x260))
+        << "init_size";
   }
   if (seen == 0)
     GTEST_SKIP() << "no real kernel was loaded: there is none in /boot";

@@ -2,6 +2,7 @@
 #include "kvmboot/vmm/msix.h"
 
 #include <gmock/gmock.h>
+#include <linux/virtio_pci.h>
 
 namespace kvmport::vmm {
 namespace {
@@ -26,7 +27,7 @@ TEST_F(MsiXTest, SendsTheMessageOfAVector) {
   msix_.set_control(0x8000);
   EXPECT_EQ(sent_, (Messages{{0x1fee00000, 0x41}})) << "what was pending comes";
   msix_.signal(1);
-  msix_.signal(MsiX::no_vector);
+  msix_.signal(VIRTIO_MSI_NO_VECTOR);
   msix_.signal(2);
   EXPECT_EQ(sent_.size(), 2U);
 }

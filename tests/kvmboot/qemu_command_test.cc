@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/file.h"
 #include "kvmboot/qemu_command.h"
-#include "kvmboot/uefi_images.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -146,17 +145,6 @@ TEST(QemuCommand, WhatDoesNotFitIsRefused) {
   BootSpec spec;
   spec.nics.push_back({"52:54:00:00:00:01", "ne2k,netdev=x"});
   EXPECT_EQ(code(spec), "BOOT_UNSUPPORTED");
-}
-
-TEST(UefiImages, VariablesOfAnotherSizeAreRefused) {
-  const TempDir temp;
-  write_file_durably(temp.path() / "vmware.nvram", "not a variable store");
-  try {
-    find_uefi_images(false, temp.path() / "vmware.nvram");
-    FAIL();
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), "NVRAM_UNSUPPORTED");
-  }
 }
 
 } // namespace

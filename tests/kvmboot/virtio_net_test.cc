@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The virtio network card on a real cable, driven through its registers and rings in memory that this test fills as a
 // guest would, well-meaning or not.
-#include "kvmboot/hub.h"
+#include "base/hub.h"
 #include "kvmboot/vmm/virtio_net.h"
 
 #include <array>
@@ -133,8 +133,8 @@ class Net : public testing::Test {
 };
 
 TEST_F(Net, TellsWhatItIs) {
-  EXPECT_EQ(pci_->config_read(0, 4), 0x10411af4U);
-  EXPECT_EQ(pci_->config_read(8, 4) >> 16, 0x0200U) << "an Ethernet controller";
+  EXPECT_EQ(pci_->get(0, 4), 0x10411af4U);
+  EXPECT_EQ(pci_->get(8, 4) >> 16, 0x0200U) << "an Ethernet controller";
   EXPECT_EQ(mmio_.read(bar + 0x12, 2), 2U) << "queues";
   mmio_.write(bar, 4, 0);
   EXPECT_EQ(mmio_.read(bar + 4, 4), 1U << 5 | 1U << 16) << "MAC and STATUS, no offload";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kvmboot/qmp.h"
+#include "base/qmp.h"
 
 #include <array>
 #include <nlohmann/json.hpp>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kvmboot/uefi_images.h"
+#include "base/firmware_files.h"
 
 #include "base/error.h"
 
@@ -27,6 +27,9 @@ constexpr auto uefi_pairs = std::to_array<UefiPair>({
     {"/usr/share/qemu/ovmf-x86_64-ms-code.bin", "/usr/share/qemu/ovmf-x86_64-ms-vars.bin", true},
 });
 
+// Debian and Ubuntu; Fedora, RHEL, Arch and openSUSE keep them with QEMU.
+constexpr const char* seabios_directories[] = {"/usr/share/seabios", "/usr/share/qemu"};
+
 } // namespace
 
 UefiImages find_uefi_images(bool secure_boot, const fs::path& nvram) {
@@ -46,6 +49,16 @@ UefiImages find_uefi_images(bool secure_boot, const fs::path& nvram) {
     throw Error("FIRMWARE_MISSING", "no UEFI firmware (OVMF) is installed", {}, "install the package ovmf (edk2-ovmf)");
   throw Error("NVRAM_UNSUPPORTED", nvram.string() + " is not a variable store of the installed UEFI firmware",
               "its size is " + std::to_string(size) + " bytes", "leave it out: fresh variables are used then");
+}
+
+fs::path find_seabios(std::initializer_list<const char*> names) {
+  std::error_code error;
+  for (const char* directory : seabios_directories)
+    for (const char* name : names)
+      if (const fs::path path = fs::path(directory) / name; fs::is_regular_file(path, error))
+        return path;
+  throw Error("FIRMWARE_MISSING", std::string("SeaBIOS's ") + *names.begin() + " is not installed", {},
+              "install the package seabios");
 }
 
 } // namespace kvmport

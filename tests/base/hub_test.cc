@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ports of a hub, in real directories.
-#include "kvmboot/hub.h"
+#include "base/hub.h"
 
 #include <cstdlib>
 #include <gmock/gmock.h>

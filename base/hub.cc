@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kvmboot/hub.h"
+#include "base/hub.h"
 
 #include <algorithm>
 #include <array>
@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <tuple>
 #include <unistd.h>
 
 namespace fs = std::filesystem;
@@ -77,11 +78,7 @@ std::string hub_mac(const fs::path& hub, const std::string& guest) {
 }
 
 HubPort::HubPort(const fs::path& directory) : path_(directory) {
-  std::array<int, 2> pair{};
-  if (::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair.data()) != 0)
-    throw system_error(errno, "can't make a socket");
-  relayed_ = UniqueFd(pair[0]);
-  guest_ = UniqueFd(pair[1]);
+  std::tie(relayed_, guest_) = socket_pair(SOCK_DGRAM | SOCK_NONBLOCK);
   socket_ = UniqueFd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   stop_ = UniqueFd(::eventfd(0, EFD_CLOEXEC));
   if (!socket_ || !stop_)

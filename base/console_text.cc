@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kvmboot/console_text.h"
+#include "base/console_text.h"
 
 namespace kvmport {
 namespace {
