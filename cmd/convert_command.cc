@@ -4,9 +4,6 @@
 #include "libconvert/report.h"
 
 #include <fmt/format.h>
-#include <iostream>
-
-namespace fs = std::filesystem;
 
 namespace kvmport {
 namespace {
@@ -18,28 +15,6 @@ Examples:
   kvm-v2v convert system.vhdx data.vhdx --name files -o out --compress zstd
   kvm-v2v convert crypt.xml -o out --key /dev/sda3=passphrase.txt
 )";
-
-/// "NAME=VALUE" in two; Error USAGE when there is no "=".
-std::pair<std::string, std::string> split(const std::string& text, const std::string& option) {
-  const std::size_t at = text.find('=');
-  if (at == std::string::npos || at == 0)
-    throw Error("USAGE", option + " takes NAME=VALUE, not " + text);
-  return {text.substr(0, at), text.substr(at + 1)};
-}
-
-Key read_key(const std::string& text) {
-  auto [selector, file] = split(text, "--key");
-  Key key{selector, {}};
-  if (file == "-") {
-    std::getline(std::cin, key.passphrase);
-  } else {
-    key.passphrase = read_file(file, 1U << 20);
-    key.passphrase.resize(std::min(key.passphrase.find('\n'), key.passphrase.size()));
-  }
-  if (key.passphrase.empty())
-    throw Error("KEY_MISSING", "the key for " + selector + " is empty", "the first line of " + file + " was read");
-  return key;
-}
 
 std::string action_of(const Change& change) {
   if (change.kind == Change::Kind::write)
@@ -92,19 +67,12 @@ ConvertOptions finish_arguments(const ConvertArguments& a) {
   options.compression = a.compress == "zlib"   ? Compression::zlib
                         : a.compress == "zstd" ? Compression::zstd
                                                : Compression::none;
-  options.access = a.access == "userspace"   ? AccessWish::userspace
-                   : a.access == "appliance" ? AccessWish::appliance
-                                             : AccessWish::automatic;
+  options.access = parse_access(a.named.access);
   options.until = parse_milestone(a.until);
   options.timeout = std::chrono::seconds(a.timeout);
   options.boot = !a.no_boot;
   options.instrument = !a.no_instrument;
-  for (const auto& key : a.keys)
-    options.guest.keys.push_back(read_key(key));
-  for (const auto& disk : a.disks) {
-    const auto [name, path] = split(disk, "--disk");
-    options.source.read.disk_paths[name] = path;
-  }
+  finish_source(a.named, options.source, options.guest);
   return options;
 }
 
@@ -142,7 +110,7 @@ int exit_code(const ConvertOptions& options, const ConvertResult& result) {
 CLI::App* add_convert_command(CLI::App& app, ConvertArguments& a) {
   CLI::App* c = app.add_subcommand("convert", "Convert a machine to KVM and prove that it boots");
   ConvertOptions& o = a.options;
-  c->add_option("SOURCE", o.sources, ".vmx, .ovf, .ova, libvirt .xml, .vbox, or disk images")->required();
+  c->add_option("SOURCE", o.sources, source_help)->required();
   c->add_option("-o,--output", o.output_directory, "Directory for the result; made when it does not exist");
   c->add_option("--name", o.name, "Name of the result (default: the source's)");
   c->add_option("--format", o.format, "Format of the disks")
@@ -151,16 +119,7 @@ CLI::App* add_convert_command(CLI::App& app, ConvertArguments& a) {
   c->add_option("--compress", a.compress, "Compress the clusters of a qcow2")
       ->check(CLI::IsMember({"none", "zlib", "zstd"}))
       ->capture_default_str();
-  c->add_option("--input-format", o.source.input_format, "Take bare disks as this format instead of probing");
-  c->add_option("--allow-directory", o.source.read.allowed_directories,
-                "Descriptions and images may also refer to files below this directory");
-  c->add_option("--disk", a.disks, "NAME=PATH: use PATH for the disk that the description calls NAME");
-  c->add_option("--select", o.source.read.select, "Take this machine of a description that holds several");
-  c->add_option("--root", o.guest.root, "Root device of the system to convert, when there are several");
-  c->add_option("--key", a.keys, "DEVICE=FILE: passphrase of an encrypted device (or 'all'), first line of FILE");
-  c->add_option("--guest-access", a.access, "How to get into the guest")
-      ->check(CLI::IsMember({"auto", "userspace", "appliance"}))
-      ->capture_default_str();
+  add_source_options(*c, o.source, o.guest, a.named);
   c->add_flag("--disk-only", o.disk_only, "Copy the disks, change nothing in them");
   c->add_flag("--serial-console", o.plan.serial_console, "Give the result a serial console");
   c->add_flag("--dry-run", o.dry_run, "Print the plan, touch nothing");

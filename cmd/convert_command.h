@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cmd/cli.h"
+#include "cmd/source_arguments.h"
 #include "libconvert/pipeline.h"
 
 namespace kvmport {
@@ -10,8 +11,8 @@ namespace kvmport {
 /// What the command line of `convert` fills.
 struct ConvertArguments {
   ConvertOptions options;
-  std::vector<std::string> keys, disks;
-  std::string compress = "none", until = "login", access = "auto";
+  SourceArguments named;
+  std::string compress = "none", until = "login";
   unsigned timeout = 300;
   bool no_boot = false, no_instrument = false;
 };

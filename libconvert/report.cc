@@ -61,28 +61,6 @@ json to_json(const Machine& machine) {
           {"notes", utf8_list(machine.notes)}};
 }
 
-json to_json(const GuestInfo& guest) {
-  json kernels = json::array();
-  for (const auto& kernel : guest.kernels)
-    kernels.push_back({{"version", valid_utf8(kernel.version)},
-                       {"image", valid_utf8(kernel.image)},
-                       {"initramfs", valid_utf8(kernel.initramfs)}});
-  json mounts = json::array();
-  for (const auto& mount : guest.mounts)
-    mounts.push_back({{"path", valid_utf8(mount.path)},
-                      {"device", valid_utf8(mount.source_name)},
-                      {"type", valid_utf8(mount.type)}});
-  return {{"distro", valid_utf8(guest.distro)},
-          {"version", valid_utf8(guest.version)},
-          {"pretty_name", valid_utf8(guest.pretty_name)},
-          {"arch", guest.arch},
-          {"firmware", guest.firmware == Firmware::uefi ? "uefi" : "bios"},
-          {"root_device", valid_utf8(guest.root_device)},
-          {"kernels", kernels},
-          {"mounts", mounts},
-          {"notes", utf8_list(guest.notes)}};
-}
-
 json to_json(const DiskReport& disk) {
   return {{"source", valid_utf8(disk.source)},
           {"file", valid_utf8(disk.file)},
@@ -101,6 +79,39 @@ std::string valid_utf8(std::string_view text) {
   // The library's own replacement handler does the work; the result is unwrapped again.
   const std::string dumped = json(std::string(text)).dump(-1, ' ', false, json::error_handler_t::replace);
   return json::parse(dumped).get<std::string>();
+}
+
+json to_json(const GuestInfo& guest) {
+  json kernels = json::array();
+  for (const auto& kernel : guest.kernels)
+    kernels.push_back({{"version", valid_utf8(kernel.version)},
+                       {"image", valid_utf8(kernel.image)},
+                       {"initramfs", valid_utf8(kernel.initramfs)}});
+  json mounts = json::array();
+  for (const auto& mount : guest.mounts)
+    mounts.push_back({{"path", valid_utf8(mount.path)},
+                      {"device", valid_utf8(mount.source_name)},
+                      {"type", valid_utf8(mount.type)}});
+  json devices = json::array();
+  for (const auto& device : guest.devices)
+    devices.push_back({{"name", valid_utf8(device.source_name)},
+                       {"type", valid_utf8(device.type)},
+                       {"uuid", valid_utf8(device.uuid)},
+                       {"label", valid_utf8(device.label)},
+                       {"size", device.size}});
+  return {{"distro", valid_utf8(guest.distro)},
+          {"version", valid_utf8(guest.version)},
+          {"pretty_name", valid_utf8(guest.pretty_name)},
+          {"arch", guest.arch},
+          {"packages", guest.packages},
+          {"boot_loaders", guest.boot_loaders},
+          {"esp", valid_utf8(guest.esp_path)},
+          {"firmware", guest.firmware == Firmware::uefi ? "uefi" : "bios"},
+          {"root_device", valid_utf8(guest.root_device)},
+          {"kernels", kernels},
+          {"mounts", mounts},
+          {"devices", devices},
+          {"notes", utf8_list(guest.notes)}};
 }
 
 json to_json(const Plan& plan) {

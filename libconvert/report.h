@@ -42,6 +42,7 @@ struct Report {
 
 /// The report as JSON, its version in "report_version".
 nlohmann::json to_json(const Report& report);
+nlohmann::json to_json(const GuestInfo& guest);
 nlohmann::json to_json(const Plan& plan);
 nlohmann::json to_json(const Verdict& verdict);
 

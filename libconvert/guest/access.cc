@@ -14,6 +14,7 @@ class ApplianceAccess final : public GuestAccess {
       : servers_(serve(disks, socket_directory)), appliance_(machine, borrowed(servers_), sink, stop),
         info_(appliance_.inspect(options)) {}
 
+  std::string name() const override { return "appliance"; }
   const GuestInfo& info() const override { return info_; }
   GuestFilesystem& filesystem() override { return appliance_.filesystem(); }
 

@@ -17,6 +17,8 @@ namespace kvmport {
 class GuestAccess {
  public:
   virtual ~GuestAccess() = default;
+  /// "userspace" or "appliance".
+  virtual std::string name() const = 0;
   /// What was found.
   virtual const GuestInfo& info() const = 0;
   /// The mounted tree.

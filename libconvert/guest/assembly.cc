@@ -235,6 +235,7 @@ void GuestAssembly::find_firmware() {
 void GuestAssembly::read_system() {
   read_identity(tree(), info);
   find_firmware();
+  read_boot_loaders(tree(), info);
   info.kernels = find_kernels(tree(), {info.esp_path});
 }
 

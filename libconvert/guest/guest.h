@@ -47,6 +47,8 @@ struct GuestInfo {
   std::string distro, version, pretty_name; ///< ID, VERSION_ID, PRETTY_NAME of os-release
   std::vector<std::string> like;            ///< ID_LIKE
   std::string arch;                         ///< "x86_64", "aarch64", …
+  std::string packages;                     ///< its package database: "dpkg", "rpm", "apk", "pacman"; empty: unknown
+  std::vector<std::string> boot_loaders;    ///< whose configuration is there: "grub2", "systemd-boot", "extlinux", …
   Firmware firmware = Firmware::bios;       ///< as the disks show: an ESP used by a boot chain, else BIOS
   std::string esp_path;                     ///< where the ESP is mounted ("/boot/efi", "/efi", "/boot"); empty: none
   std::vector<BlockDevice> devices;

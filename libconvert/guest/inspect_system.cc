@@ -197,9 +197,33 @@ void read_identity(const GuestFilesystem& guest, GuestInfo& info) {
     info.distro = "linux";
   if (info.pretty_name.empty())
     info.pretty_name = info.distro;
+  static constexpr std::array<std::pair<const char*, const char*>, 5> databases{{{"/var/lib/dpkg/status", "dpkg"},
+                                                                                 {"/var/lib/rpm", "rpm"},
+                                                                                 {"/usr/lib/sysimage/rpm", "rpm"},
+                                                                                 {"/lib/apk/db/installed", "apk"},
+                                                                                 {"/var/lib/pacman/local", "pacman"}}};
+  for (const auto& [path, kind] : databases)
+    if (info.packages.empty() && guest.exists(path))
+      info.packages = kind;
   for (const char* program : {"/bin/sh", "/sbin/init", "/usr/bin/env", "/usr/lib/systemd/systemd", "/bin/busybox"})
     if (info.arch.empty() && guest.is_file(program))
       info.arch = elf_machine(guest.read_head(program, 64));
+}
+
+void read_boot_loaders(const GuestFilesystem& guest, GuestInfo& info) {
+  const auto any = [&](std::initializer_list<const char*> paths) {
+    return std::ranges::any_of(paths, [&](const char* path) { return guest.is_file(path); });
+  };
+  if (any({"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"}))
+    info.boot_loaders.emplace_back("grub2");
+  if (any({"/boot/grub/menu.lst", "/boot/grub/grub.conf"}))
+    info.boot_loaders.emplace_back("grub-legacy");
+  if (any({"/boot/extlinux/extlinux.conf", "/boot/syslinux/syslinux.cfg", "/extlinux.conf", "/boot/extlinux.conf"}))
+    info.boot_loaders.emplace_back("extlinux");
+  if (any({"/etc/lilo.conf"}))
+    info.boot_loaders.emplace_back("lilo");
+  if (!info.esp_path.empty() && guest.is_directory(guest_path::join(info.esp_path, "loader/entries")))
+    info.boot_loaders.emplace_back("systemd-boot");
 }
 
 std::string crypttab_name(const GuestFilesystem& guest, const GuestInfo& info, const BlockDevice& container) {

@@ -31,8 +31,10 @@ bool is_bios_boot(const BlockDevice& device);
 /// True when the ESP mounted at `path` holds a boot loader.
 bool has_efi_loader(const GuestFilesystem& guest, const std::string& path);
 
-/// distro, version, pretty_name, like and arch of a mounted tree.
+/// distro, version, pretty_name, like, arch and packages of a mounted tree.
 void read_identity(const GuestFilesystem& guest, GuestInfo& info);
+/// boot_loaders of a mounted tree, by their configuration; wants esp_path.
+void read_boot_loaders(const GuestFilesystem& guest, GuestInfo& info);
 /// Gives opened LUKS devices the names of /etc/crypttab. `underlying` finds the source name of the device below.
 std::string crypttab_name(const GuestFilesystem& guest, const GuestInfo& info, const BlockDevice& container);
 

@@ -126,18 +126,6 @@ TEST_F(ConvertOptions, KeyOpensAnEncryptedSystem) {
   EXPECT_THAT(plan.out, HasSubstr("/boot/initrd.img-"));
 }
 
-/// Both ways into a guest make the same guest of it.
-TEST_F(ConvertOptions, GuestAccessDoesNotMatterToTheResult) {
-  const fs::path disk = make_guest("mini") / "sda.raw";
-  std::map<std::string, std::map<std::string, std::string>> trees;
-  for (const std::string access : {"userspace", "appliance"}) {
-    const ProcessResult result = convert(disk, {"--no-boot", "--guest-access", access, "--force"});
-    ASSERT_EQ(result.exit_code, 3) << result.out;
-    trees[access] = tree_of(out() / "r-sda.qcow2", dir_.path());
-  }
-  EXPECT_EQ(trees["userspace"], trees["appliance"]);
-}
-
 TEST_F(ConvertOptions, ProofTakesTheEngineMilestoneAndTimeAsked) {
   const fs::path disk = make_guest("mini") / "sda.raw";
   EXPECT_EQ(last_event(convert(disk, {"--engine", "bochs"})).value("code", ""), "ENGINE_UNKNOWN");

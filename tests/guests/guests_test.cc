@@ -59,9 +59,7 @@ INSTANTIATE_TEST_SUITE_P(All, Guests,
                                          GuestCase{"sdboot", "vmx", {}}, GuestCase{"extlinux", "raw", {}},
                                          GuestCase{"mini", "vbox", {"--format", "raw"}}),
                          [](const auto& info) {
-                           std::string name = std::string(info.param.guest) + "_as_" + info.param.format;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
+                           return identifier(std::string(info.param.guest) + "_as_" + info.param.format);
                          });
 
 struct Unchanged {
@@ -93,11 +91,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Unchanged{"dracut-xfs", "ROOT_DEVICE_MISSING"}, Unchanged{"luks-data", "ROOT_DEVICE_MISSING"},
                     Unchanged{"sdboot", "ROOT_DEVICE_MISSING"}, Unchanged{"extlinux", "ROOT_DEVICE_MISSING"},
                     Unchanged{"mini", "ROOT_DEVICE_MISSING"}),
-    [](const auto& info) {
-      std::string name = info.param.guest;
-      std::replace(name.begin(), name.end(), '-', '_');
-      return name;
-    });
+    [](const auto& info) { return identifier(info.param.guest); });
 
 TEST(DryRun, PrintsThePlanAndTouchesNothing) {
   const fs::path guest = make_guest("mini");

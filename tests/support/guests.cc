@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/guests.h"
 
+#include "formats/block_stack.h"
+
 #include "base/bytes.h"
 #include "tests/support/tempdir.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -69,32 +73,96 @@ std::map<std::string, std::string> digests(const fs::path& directory) {
   return all;
 }
 
-std::map<std::string, std::string> tree_of(const fs::path& disk, const fs::path& scratch) {
-  const fs::path raw = scratch / "tree.raw";
+std::string identifier(std::string name) {
+  std::ranges::replace(name, '-', '_');
+  return name;
+}
+
+namespace {
+
+using Tree = std::map<std::string, std::string>;
+
+void expect_clean(const std::vector<std::string>& fsck) {
+  const ProcessResult result = run_process(fsck, std::chrono::minutes(5));
+  EXPECT_EQ(result.exit_code, 0) << result.out << result.err;
+}
+
+/// What the kernel shows of the files in `directory`; "%" names what find(1) prints of each besides its type.
+void add_tree(const fs::path& directory, const std::string& device, const std::string& columns, Tree& tree) {
+  std::istringstream list(must_run({"find", directory.string(), "-printf", "%P\\t%y " + columns + "\\n"}));
+  for (std::string line; std::getline(list, line);) {
+    const std::string path = line.substr(0, line.find('\t'));
+    std::string what = line.substr(line.find('\t') + 1);
+    if (what.starts_with("f"))
+      what += " " + sha256_of(directory / path);
+    tree[device + ":/" + path] = what;
+  }
+  // "# file: PATH", then what it has; nothing is printed of files without attributes.
+  std::istringstream labels(
+      must_run({"getfattr", "-R", "-h", "-d", "-m", ".", "--absolute-names", directory.string()}));
+  std::string path;
+  for (std::string line; std::getline(labels, line);) {
+    if (line.starts_with("# file: "))
+      path = line.substr(8 + directory.string().size());
+    else if (!line.empty())
+      tree[device + ":" + (path.empty() ? "/" : path)] += " " + line;
+  }
+}
+
+void add_ext(const fs::path& raw, Range range, const std::string& device, const fs::path& scratch, Tree& tree) {
   const fs::path mounted = scratch / "mounted";
-  fs::remove(raw);
   fs::create_directories(mounted);
-  must_run({"qemu-img", "convert", "-O", "raw", disk.string(), raw.string()});
-  // The first entry of the MBR: its start in sectors at 446+8.
-  UniqueFd fd = open_source(raw);
-  Bytes mbr(512);
-  read_exact(fd.get(), 0, mbr, "mbr");
-  const std::uint64_t start = std::uint64_t{load_le<std::uint32_t>(mbr, 446 + 8)} * 512;
-  must_run({"mount", "-o", "ro,noload,loop,offset=" + std::to_string(start), raw.string(), mounted.string()});
-  std::map<std::string, std::string> tree;
+  const std::string at = std::to_string(range.offset);
+  expect_clean({"e2fsck", "-fn", raw.string() + "?offset=" + at});
+  must_run({"mount", "-o", "ro,noload,loop,offset=" + at + ",sizelimit=" + std::to_string(range.length), raw.string(),
+            mounted.string()});
   try {
-    std::istringstream list(must_run({"find", mounted.string(), "-printf", "%P\\t%y %m %u:%g %l\\n"}));
-    for (std::string line; std::getline(list, line);)
-      tree[line.substr(0, line.find('\t'))] = line.substr(line.find('\t') + 1);
-    for (auto& [path, what] : tree)
-      if (what.starts_with("f"))
-        what += sha256_of(mounted / path);
+    add_tree(mounted, device, "%m %U:%G %l", tree);
   } catch (...) {
     run_process({"umount", mounted.string()}, std::chrono::seconds(60));
     throw;
   }
   must_run({"umount", mounted.string()});
+}
+
+void add_fat(const fs::path& raw, Range range, const std::string& device, const fs::path& scratch, Tree& tree) {
+  const fs::path files = scratch / "files", part = scratch / "part.raw";
+  must_run({"dd", "if=" + raw.string(), "of=" + part.string(), "iflag=skip_bytes,count_bytes", "bs=1M",
+            "skip=" + std::to_string(range.offset), "count=" + std::to_string(range.length), "status=none"});
+  expect_clean({"fsck.vfat", "-n", part.string()});
+  fs::create_directories(files);
+  must_run({"mcopy", "-s", "-n", "-Q", "-i", part.string(), "::/", files.string()});
+  add_tree(files, device, "", tree);
+  fs::remove_all(files);
+  fs::remove(part);
+}
+
+} // namespace
+
+std::map<std::string, std::string> tree_of(const fs::path& disk, const fs::path& scratch) {
+  const fs::path raw = scratch / "tree.raw";
   fs::remove(raw);
+  must_run({"qemu-img", "convert", "-O", "raw", disk.string(), raw.string()});
+  Tree tree;
+  {
+    const auto image = open_image(raw, {.format = "raw", .allowed_directories = {}, .window = {}});
+    const BlockStack stack({{image.get(), nullptr, image->info().logical_sector}});
+    for (const StackDevice& device : stack.devices()) {
+      const bool ext = device.content.type.starts_with("ext"), fat = device.content.type == "vfat";
+      if (!ext && !fat)
+        continue;
+      const bool volume = device.kind == StackDevice::Kind::volume;
+      Range range = device.range();
+      if (volume) // the test guests' volumes lie in one piece
+        dynamic_cast<const MappedImage&>(*device.place.image).walk({0, 1}, [&](const MappedImage::Part& part) {
+          range.offset = part.targets.front().offset;
+        });
+      const std::string name = volume ? device.name : std::to_string(device.partition.number);
+      (ext ? add_ext : add_fat)(raw, range, name, scratch, tree);
+    }
+  }
+  fs::remove(raw);
+  EXPECT_FALSE(tree.empty());
   return tree;
 }
 

@@ -61,6 +61,7 @@ class UserspaceAccess final : public GuestAccess, private GuestAssembly {
     read_system();
   }
 
+  std::string name() const override { return "userspace"; }
   const GuestInfo& info() const override { return GuestAssembly::info; }
   GuestFilesystem& filesystem() override { return *filesystem_; }
 
