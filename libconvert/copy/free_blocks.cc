@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "libconvert/copy/free_blocks.h"
+
 #include "formats/partitions.h"
-#include "libconvert/copy/copy.h"
 #include "libconvert/copy/ext_free.h"
+#include "libconvert/copy/fat_free.h"
+#include "libconvert/copy/swap_free.h"
 
 #include <algorithm>
 #include <array>
@@ -10,28 +13,45 @@
 namespace kvmport {
 namespace {
 
-/// By its type the partition may be a filesystem of Linux, and not a part of something larger (LVM, RAID, LUKS, swap).
-bool may_hold_filesystem(const std::string& kind, const std::string& type) {
-  if (kind == "dos")
-    return type == "0x83";
-  static constexpr std::array<std::string_view, 4> others{
-      "a19d880f-05fc-4d3b-a006-743f0f84911e", "e6d6d379-f507-44c2-a23c-238f2a3df928",
-      "ca7d7ccb-63ed-4c53-861c-1742536059cc", "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"};
-  return std::find(others.begin(), others.end(), type) == others.end();
-}
+constexpr std::array readers{read_ext_free, read_fat_free, read_swap_free};
 
-void add_filesystem(const Image& image, Range range, const std::string& name, FreeMap& map) {
-  try {
-    const ExtFree found = read_ext_free(image, range);
-    if (found.recognised)
-      map.notes.push_back(name + ": " + found.note);
-    map.free.insert(map.free.end(), found.free.begin(), found.free.end());
-  } catch (const Error& error) {
-    map.notes.push_back(name + ": can't be read, copied whole: " + error.summary());
-  }
+/// By its type the partition may be a filesystem or swap, and not a part of something larger (LVM, RAID, LUKS, dynamic
+/// disks, storage spaces).
+bool may_hold_filesystem(const std::string& kind, const std::string& type) {
+  // FAT and NTFS, also hidden ones and Windows' recovery; Linux and its swap; the EFI system partition.
+  static constexpr std::array<std::string_view, 19> dos_types{"0x01", "0x04", "0x06", "0x07", "0x0b", "0x0c", "0x0e",
+                                                              "0x11", "0x14", "0x16", "0x17", "0x1b", "0x1c", "0x1e",
+                                                              "0x27", "0x82", "0x83", "0xef", "0x12"};
+  static constexpr std::array<std::string_view, 6> other_gpt_types{
+      "a19d880f-05fc-4d3b-a006-743f0f84911e", "e6d6d379-f507-44c2-a23c-238f2a3df928",
+      "ca7d7ccb-63ed-4c53-861c-1742536059cc", "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3",
+      "af9b60a0-1431-4f62-bc68-3311714a69ad", "e75caf8f-f680-4cee-afa3-b001e56efc2d"};
+  if (kind == "dos")
+    return std::find(dos_types.begin(), dos_types.end(), type) != dos_types.end();
+  return std::find(other_gpt_types.begin(), other_gpt_types.end(), type) == other_gpt_types.end();
 }
 
 } // namespace
+
+void add_filesystem(const Image& image, Range range, const std::string& name, FreeMap& map) {
+  std::vector<FreeBlocks> found;
+  for (const auto& reader : readers) {
+    try {
+      FreeBlocks one = reader(image, range);
+      if (one.recognised)
+        found.push_back(std::move(one));
+    } catch (const Error& error) {
+      map.notes.push_back(name + ": can't be read, copied whole: " + error.summary());
+      return;
+    }
+  }
+  for (const FreeBlocks& one : found) {
+    const bool alone = found.size() == 1 || one.free.empty();
+    map.notes.push_back(name + ": " + (alone ? one.note : "signatures of two things, copied whole"));
+    if (alone)
+      map.free.insert(map.free.end(), one.free.begin(), one.free.end());
+  }
+}
 
 FreeMap find_free_blocks(const Image& image) {
   FreeMap map;
