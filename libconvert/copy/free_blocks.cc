@@ -5,6 +5,7 @@
 #include "libconvert/copy/ext_free.h"
 #include "libconvert/copy/fat_free.h"
 #include "libconvert/copy/swap_free.h"
+#include "libconvert/copy/xfs_free.h"
 
 #include <algorithm>
 #include <array>
@@ -13,7 +14,7 @@
 namespace kvmport {
 namespace {
 
-constexpr std::array readers{read_ext_free, read_fat_free, read_swap_free};
+constexpr std::array readers{read_ext_free, read_fat_free, read_swap_free, read_xfs_free};
 
 /// By its type the partition may be a filesystem or swap, and not a part of something larger (LVM, RAID, LUKS, dynamic
 /// disks, storage spaces).

@@ -7,6 +7,8 @@
 #include "tests/copy/fixtures.h"
 #include "tests/support/tempdir.h"
 
+#include <fstream>
+#include <functional>
 #include <gtest/gtest.h>
 #include <map>
 #include <random>
@@ -124,28 +126,84 @@ struct Doubtful {
   unsigned bytes;
 };
 
-/// Every edit of the disk `good` must make it one that is copied whole, and (`noted`) that says why.
-inline void expect_copied_whole(const fs::path& good, std::span<const Doubtful> edits, const std::string& variant = {},
-                                bool noted = true) {
+/// Every edit of the disk `good` must make it one that is copied whole, and (`noted`) that says why. `mend`: puts the
+/// checksum of what was edited right again, so that other checks must see it.
+inline void expect_copied_whole(
+    const fs::path& good, std::span<const Doubtful> edits, const std::string& variant = {}, bool noted = true,
+    const std::function<void(int, const Doubtful&)>& mend = [](int, const Doubtful&) {}) {
   const fs::path bad = good.string() + ".bad";
   {
     const auto image = open_result(good, "raw");
     const FreeMap map = find_free_blocks(*image);
     ASSERT_FALSE(map.free.empty()) << variant << ": " << notes_of(map);
   }
-  fs::copy_file(good, bad, fs::copy_options::overwrite_existing);
+  must_run({"cp", "--sparse=always", good.string(), bad.string()});
   for (const Doubtful& edit : edits) {
     UniqueFd fd = open_existing(bad);
     Bytes bytes(8), old(edit.bytes);
     store_le<std::uint64_t>(bytes, 0, edit.value);
     read_exact(fd.get(), edit.offset, old, "bad");
     write_exact(fd.get(), edit.offset, ByteSpan(bytes).first(edit.bytes), "bad");
+    mend(fd.get(), edit);
     const auto image = open_result(bad, "raw");
     const FreeMap map = find_free_blocks(*image);
     EXPECT_TRUE(map.free.empty()) << variant << " " << edit.name << ": " << notes_of(map);
     EXPECT_TRUE(!noted || !map.notes.empty()) << variant << " " << edit.name;
     write_exact(fd.get(), edit.offset, old, "bad");
+    mend(fd.get(), edit);
   }
+  const auto image = open_result(bad, "raw");
+  EXPECT_FALSE(find_free_blocks(*image).free.empty()) << variant << ": an edit was not undone";
+}
+
+/// Files come and go, so that free space lies in many pieces.
+inline void use_filesystem(const fs::path& root) {
+  for (unsigned i = 0; i < 60; i++)
+    make_pattern_file(root / ("file" + std::to_string(i)), 2000 + i * 31000, i);
+  fs::create_directories(root / "small");
+  for (unsigned i = 0; i < 1200; i++)
+    std::ofstream(root / "small" / std::to_string(i)) << std::string(3000 + i, static_cast<char>('a' + i % 26));
+  for (unsigned i = 0; i < 60; i += 3)
+    fs::remove(root / ("file" + std::to_string(i)));
+  ::sync();
+  for (unsigned i = 0; i < 1200; i += 2)
+    fs::remove(root / "small" / std::to_string(i));
+  for (unsigned i = 100; i < 120; i++)
+    make_pattern_file(root / ("file" + std::to_string(i)), 500 + i * 1900, i);
+}
+
+/// A copy without its free blocks of the filesystem on `disk`, as the kernel mounts it, has the files `wanted`.
+inline void expect_files_survive(const fs::path& disk, const std::map<std::string, std::string>& wanted,
+                                 std::uint64_t skipped_at_least, const std::string& variant) {
+  const fs::path copy = disk.string() + ".copy";
+  CopyStats stats;
+  const FreeMap map = copy_without_free(disk, copy, &stats);
+  EXPECT_GE(stats.skipped, skipped_at_least) << variant << ": " << notes_of(map);
+  Mounted mounted(copy, disk.string() + ".mnt", "loop");
+  ASSERT_TRUE(mounted) << variant << ": " << mounted.why();
+  EXPECT_EQ(files_below(mounted.path()), wanted) << variant;
+}
+
+/// What a pulled plug leaves while `mounted` is in use, and what a snapshot of the frozen filesystem shows.
+inline void expect_crash_is_copied_whole(const fs::path& disk, Mounted& mounted, bool freeze) {
+  const fs::path snapshot = disk.string() + ".snapshot", copy = disk.string() + ".copied";
+  make_pattern_file(mounted.path() / "new", 20 * mib, 3);
+  must_run({"sync", (mounted.path() / "new").string()});
+  if (freeze)
+    must_run({"fsfreeze", "-f", mounted.path().string()});
+  const ProcessResult taken =
+      run_process({"cp", "--sparse=always", disk.string(), snapshot.string()}, std::chrono::seconds(60));
+  if (freeze)
+    must_run({"fsfreeze", "-u", mounted.path().string()});
+  ASSERT_EQ(taken.exit_code, 0) << taken.err;
+  const auto wanted = files_below(mounted.path());
+  mounted.unmount();
+  const FreeMap map = copy_without_free(snapshot, copy);
+  EXPECT_TRUE(map.free.empty()) << notes_of(map);
+  EXPECT_NE(notes_of(map).find("copied whole"), std::string::npos) << notes_of(map);
+  Mounted again(copy, disk.string() + ".mnt2");
+  ASSERT_TRUE(again) << again.why();
+  EXPECT_EQ(files_below(again.path()), wanted);
 }
 
 } // namespace kvmport::test
