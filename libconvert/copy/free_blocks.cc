@@ -4,6 +4,7 @@
 #include "formats/partitions.h"
 #include "libconvert/copy/ext_free.h"
 #include "libconvert/copy/fat_free.h"
+#include "libconvert/copy/ntfs_free.h"
 #include "libconvert/copy/swap_free.h"
 #include "libconvert/copy/xfs_free.h"
 
@@ -14,7 +15,7 @@
 namespace kvmport {
 namespace {
 
-constexpr std::array readers{read_ext_free, read_fat_free, read_swap_free, read_xfs_free};
+constexpr std::array readers{read_ext_free, read_fat_free, read_ntfs_free, read_swap_free, read_xfs_free};
 
 /// By its type the partition may be a filesystem or swap, and not a part of something larger (LVM, RAID, LUKS, dynamic
 /// disks, storage spaces).
