@@ -2,6 +2,7 @@
 #include "libconvert/copy/free_blocks.h"
 
 #include "formats/partitions.h"
+#include "libconvert/copy/btrfs_free.h"
 #include "libconvert/copy/ext_free.h"
 #include "libconvert/copy/fat_free.h"
 #include "libconvert/copy/ntfs_free.h"
@@ -15,7 +16,8 @@
 namespace kvmport {
 namespace {
 
-constexpr std::array readers{read_ext_free, read_fat_free, read_ntfs_free, read_swap_free, read_xfs_free};
+constexpr std::array readers{read_ext_free,  read_btrfs_free, read_fat_free,
+                             read_ntfs_free, read_swap_free,  read_xfs_free};
 
 /// By its type the partition may be a filesystem or swap, and not a part of something larger (LVM, RAID, LUKS, dynamic
 /// disks, storage spaces).

@@ -66,13 +66,20 @@ std::uint64_t find_bit(ByteSpan bits, std::uint64_t i, std::uint64_t limit, bool
   return limit;
 }
 
+namespace {
+std::uint32_t go_on(std::uint32_t state, ByteSpan bytes) {
+  return ::ext2fs_crc32c_le(state, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
+}
+} // namespace
+
+std::uint32_t crc32c(ByteSpan bytes) {
+  return ~go_on(~std::uint32_t{0}, bytes);
+}
+
 std::uint32_t crc32c_with_hole(ByteSpan bytes, std::size_t hole) {
-  const auto add = [](std::uint32_t seed, ByteSpan part) {
-    return ::ext2fs_crc32c_le(seed, reinterpret_cast<const unsigned char*>(part.data()), part.size());
-  };
   detail::check_bounds(bytes.size(), hole, 4);
   constexpr std::byte zeros[4] = {};
-  return ~add(add(add(~std::uint32_t{0}, bytes.first(hole)), zeros), bytes.subspan(hole + 4));
+  return ~go_on(go_on(go_on(~std::uint32_t{0}, bytes.first(hole)), zeros), bytes.subspan(hole + 4));
 }
 
 FreeBlocks judge_free_blocks(const std::string& kind, const std::function<std::vector<Range>()>& read) {

@@ -72,7 +72,9 @@ class Part {
 /// The first bit from `i` on that is `value`, at most `limit`. Bit 0 is the lowest of the first byte.
 std::uint64_t find_bit(ByteSpan bits, std::uint64_t i, std::uint64_t limit, bool value);
 
-/// CRC-32C (Castagnoli) of `bytes`, in which the four bytes at `hole` count as zeros.
+/// CRC-32C (Castagnoli).
+std::uint32_t crc32c(ByteSpan bytes);
+/// The same of `bytes`, in which the four bytes at `hole` count as zeros.
 std::uint32_t crc32c_with_hole(ByteSpan bytes, std::size_t hole);
 
 /// True when `wanted` and the checksum `found` in the image agree. A fuzzer can't guess checksums: there all agree.
