@@ -5,6 +5,7 @@
 #include "libconvert/copy/btrfs_free.h"
 #include "libconvert/copy/ext_free.h"
 #include "libconvert/copy/fat_free.h"
+#include "libconvert/copy/free_gaps.h"
 #include "libconvert/copy/ntfs_free.h"
 #include "libconvert/copy/swap_free.h"
 #include "libconvert/copy/xfs_free.h"
@@ -33,6 +34,17 @@ bool may_hold_filesystem(const std::string& kind, const std::string& type) {
   if (kind == "dos")
     return std::find(dos_types.begin(), dos_types.end(), type) != dos_types.end();
   return std::find(other_gpt_types.begin(), other_gpt_types.end(), type) == other_gpt_types.end();
+}
+
+void add_gaps(const Image& image, const DiskPartitions& table, FreeMap& map) {
+  try {
+    const FreeBlocks gaps = read_free_gaps(image, table);
+    if (gaps.recognised)
+      map.notes.push_back(gaps.note);
+    map.free.insert(map.free.end(), gaps.free.begin(), gaps.free.end());
+  } catch (const Error& error) {
+    map.notes.push_back("space outside of partitions can't be read, copied whole: " + error.summary());
+  }
 }
 
 } // namespace
@@ -83,6 +95,7 @@ FreeMap find_free_blocks(const Image& image) {
     else if (may_hold_filesystem(table.kind, one.type))
       add_filesystem(image, one.range, name, map);
   }
+  add_gaps(image, table, map);
   std::sort(map.free.begin(), map.free.end(), [](const Range& a, const Range& b) { return a.offset < b.offset; });
   return map;
 }
