@@ -2,7 +2,6 @@
 #include "libconvert/copy/ext_free.h"
 
 #include "formats/ext2_io.h"
-#include "formats/partitions.h"
 
 #include <algorithm>
 #include <bit>
@@ -28,11 +27,6 @@ constexpr std::uint32_t known_incompat =
     EXT4_FEATURE_INCOMPAT_64BIT | EXT4_FEATURE_INCOMPAT_MMP | EXT4_FEATURE_INCOMPAT_FLEX_BG |
     EXT4_FEATURE_INCOMPAT_EA_INODE | EXT4_FEATURE_INCOMPAT_CSUM_SEED | EXT4_FEATURE_INCOMPAT_LARGEDIR |
     EXT4_FEATURE_INCOMPAT_INLINE_DATA | EXT4_FEATURE_INCOMPAT_ENCRYPT | EXT4_FEATURE_INCOMPAT_CASEFOLD;
-
-/// libblkid tells ext2, ext3 and ext4 apart by features of which only some matter here.
-void refuse_other_contents(const Image& image, Range range) {
-  require(probe_content(image, range).type.starts_with("ext"), "there are signatures of something else as well");
-}
 
 /// Everything that can be checked before the library sees the superblock, so that it allocates nothing by a number that
 /// the partition does not bear out.
@@ -222,7 +216,7 @@ FreeBlocks read_ext_free(const Image& image, Range range) {
                            : journal ? "ext3"
                                      : "ext2",
                            [&] {
-                             refuse_other_contents(image, range);
+                             Part(image, range).require_content("ext");
                              check_superblock(super, range);
                              return ExtReader(image, range).read();
                            });

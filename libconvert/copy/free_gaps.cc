@@ -94,22 +94,20 @@ std::vector<Range> used_ranges(const Image& disk, const DiskPartitions& table) {
 }
 
 /// A filesystem of a partition that was deleted begins where the gap does, or where the next one would begin.
-bool looks_empty(const Image& disk, Range gap) {
+void require_empty(const Image& disk, Range gap) {
   for (const std::uint64_t begin : {gap.offset, round_up(gap.offset, gap_edge)})
-    if (!probe_content(disk, {begin, gap.end() - begin}).type.empty())
-      return false;
-  return true;
+    Part(disk, {begin, gap.end() - begin}).require_content("");
 }
 
 std::vector<Range> read(const Image& disk, const DiskPartitions& table) {
   require(table.partitions.size() < most_partitions, "it has too many partitions");
-  require(probe_content(disk, {0, disk.size()}).type.empty(), "the disk itself has a signature");
+  Part(disk, {0, disk.size()}).require_content("");
   FreeRanges free;
   std::uint64_t at = 0;
   for (const Range& range : used_ranges(disk, table)) {
     if (range.offset > at && range.offset - at > shortest_free_gap) {
       const Range gap{at, range.offset - at};
-      require(looks_empty(disk, gap), "there are signatures in them");
+      require_empty(disk, gap);
       free.add({gap.offset + gap_edge, gap.length - 2 * gap_edge});
     }
     at = std::max(at, range.end());

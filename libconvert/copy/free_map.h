@@ -61,7 +61,8 @@ class Part {
   void read(std::uint64_t offset, std::span<std::byte> out) const;
   Bytes read(std::uint64_t offset, std::size_t length) const;
   /// Something else may have taken a place where an old superblock was left over: then that is what counts. libblkid
-  /// names nothing when it sees signatures of two things.
+  /// names nothing when it sees signatures of two things. `type`: how its name begins, "ext" for all three; empty: it
+  /// must see nothing.
   void require_content(std::string_view type) const;
 
  private:
