@@ -21,10 +21,11 @@ struct Head {
   std::uint32_t cycle = 0; ///< of the record before it
 };
 
-/// The cycle numbers fall once from N to N-1 (or to 0 where nothing was written yet) at the head, or are all equal:
-/// then the newest record ends at the end of the log. Anything else is what writes under way leave.
+/// From the head on cycle numbers are lower by one, or 0 where nothing was written since the log was made anew
+/// (xfs_repair leaves such places); when all are equal, the newest record ends at the end of the log. Anything else is
+/// what writes under way leave.
 Head find_head(const Part& part, const XfsLog& log) {
-  std::uint32_t first = 0, previous = 0;
+  std::uint32_t first = 0;
   Head head;
   bool fell = false;
   for (std::uint64_t at = 0; at < log.length; at += piece) {
@@ -34,13 +35,12 @@ Head find_head(const Part& part, const XfsLog& log) {
       if (cycle == header_magic)
         cycle = load_be<std::uint32_t>(bytes, i + 4);
       if (at + i == 0)
-        first = previous = cycle;
-      if (cycle != previous) {
-        require(!fell && cycle == first - 1, not_clean);
+        first = cycle;
+      if (!fell && cycle != first) {
         fell = true;
         head.block = (at + i) / basic_block;
       }
-      previous = cycle;
+      require(!fell || cycle == 0 || cycle == first - 1, not_clean);
     }
   }
   require(first != 0, "its log was never written");

@@ -103,6 +103,18 @@ TEST(XfsFree, FilesystemThatWasNotUnmountedIsCopiedWhole) {
   }
 }
 
+/// A new UUID leaves the old one in all metadata.
+TEST(XfsFree, ChangedUuidIsUnderstood) {
+  TempDir dir;
+  const fs::path disk = dir.path() / "disk";
+  ASSERT_EQ(::ftruncate(create_new(disk).get(), disk_size), 0);
+  run("mkfs.xfs -q -f " + disk.string());
+  run("xfs_admin -U generate " + disk.string());
+  const auto image = open_result(disk, "raw");
+  const FreeMap map = find_free_blocks(*image);
+  EXPECT_FALSE(map.free.empty()) << notes_of(map);
+}
+
 constexpr std::uint64_t be16(std::uint16_t value) {
   return __builtin_bswap16(value);
 }
