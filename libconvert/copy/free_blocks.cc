@@ -49,7 +49,7 @@ void add_gaps(const Image& image, const DiskPartitions& table, FreeMap& map) {
 
 } // namespace
 
-void add_filesystem(const Image& image, Range range, const std::string& name, FreeMap& map) {
+bool add_filesystem(const Image& image, Range range, const std::string& name, FreeMap& map) {
   std::vector<FreeBlocks> found;
   for (const auto& reader : readers) {
     try {
@@ -58,7 +58,7 @@ void add_filesystem(const Image& image, Range range, const std::string& name, Fr
         found.push_back(std::move(one));
     } catch (const Error& error) {
       map.notes.push_back(name + ": can't be read, copied whole: " + error.summary());
-      return;
+      return true;
     }
   }
   for (const FreeBlocks& one : found) {
@@ -67,6 +67,7 @@ void add_filesystem(const Image& image, Range range, const std::string& name, Fr
     if (alone)
       map.free.insert(map.free.end(), one.free.begin(), one.free.end());
   }
+  return std::none_of(found.begin(), found.end(), [](const FreeBlocks& one) { return one.hibernated; });
 }
 
 FreeMap find_free_blocks(const Image& image) {
@@ -82,8 +83,9 @@ FreeMap find_free_blocks(const Image& image) {
     map.notes.push_back(note + ": the disk is copied whole");
   if (!table.notes.empty())
     return map;
+  bool awake = true;
   if (table.kind.empty())
-    add_filesystem(image, {0, image.size()}, "the whole disk", map);
+    awake = add_filesystem(image, {0, image.size()}, "the whole disk", map) && awake;
   for (const DiskPartition& one : table.partitions) {
     const std::string name = "partition " + std::to_string(one.number);
     const bool overlaps =
@@ -93,9 +95,13 @@ FreeMap find_free_blocks(const Image& image) {
     if (overlaps)
       map.notes.push_back(name + ": overlaps another partition, copied whole");
     else if (may_hold_filesystem(table.kind, one.type))
-      add_filesystem(image, one.range, name, map);
+      awake = add_filesystem(image, one.range, name, map) && awake;
   }
   add_gaps(image, table, map);
+  if (!awake) {
+    map.free.clear();
+    map.notes.emplace_back("a system is hibernated on it: the disk is copied whole");
+  }
   std::sort(map.free.begin(), map.free.end(), [](const Range& a, const Range& b) { return a.offset < b.offset; });
   return map;
 }

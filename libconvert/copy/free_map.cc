@@ -97,6 +97,7 @@ FreeBlocks judge_free_blocks(const std::string& kind, const std::function<std::v
   } catch (const Doubt& doubt) {
     result.free.clear();
     result.note = kind + ", copied whole: " + doubt.why;
+    result.hibernated = doubt.hibernated;
   }
   return result;
 }

@@ -17,6 +17,7 @@ struct FreeBlocks {
   bool recognised = false; ///< its signature is there
   std::vector<Range> free; ///< bytes of the disk, sorted, merged; empty when the map can't be trusted
   std::string note;        ///< what it is, and why its map is or isn't used
+  bool hibernated = false; ///< a system sleeps in it, whose memory may know of more than is on any of its disks
 };
 
 /// Ranges shorter than this are not worth skipping.
@@ -27,6 +28,7 @@ inline constexpr std::size_t most_free_ranges = 1U << 20;
 /// Why a filesystem contributes nothing.
 struct Doubt {
   std::string why;
+  bool hibernated = false;
 };
 
 inline void require(bool right, const char* why) {

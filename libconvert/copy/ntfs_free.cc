@@ -151,8 +151,8 @@ void NtfsReader::check_index_entry(std::uint64_t reference, ByteSpan name) const
   const std::uint64_t number = reference & 0xffffffffffff;
   require(number < mft_.size / v_.record, "its hiberfil.sys can't be read");
   const Value data = data_of(number);
-  require(data.size >= hibernation_header && is_zero(read_value(part_, v_, data, 0, hibernation_header)),
-          "Windows is hibernated in it (or uses Fast Startup)");
+  if (data.size < hibernation_header || !is_zero(read_value(part_, v_, data, 0, hibernation_header)))
+    throw Doubt{"Windows is hibernated in it (or uses Fast Startup)", true};
 }
 
 /// `entries`: from the index header on.

@@ -39,7 +39,7 @@ FreeBlocks read_swap_free(const Image& image, Range range) {
       break;
     const Bytes end = part.read(size - 10, 10);
     if (one_of(as_text(end), suspend_signatures))
-      return {true, {}, "swap, copied whole: a hibernated system waits in it"};
+      return {true, {}, "swap, copied whole: a hibernated system waits in it", true};
     if (!one_of(as_text(end), swap_signatures))
       continue;
     return judge_free_blocks("swap", [&] {

@@ -68,6 +68,27 @@ TEST(SwapFree, DoubtfulAreasAreCopiedWhole) {
   expect_copied_whole(dir.path() / "good", all.subspan(5));
 }
 
+/// What a hibernated system wrote last may be known to its memory alone.
+TEST(SwapFree, NothingIsFreeBesideAHibernatedSystem) {
+  TempDir dir;
+  const fs::path disk = dir.path() / "disk";
+  ASSERT_EQ(::ftruncate(create_new(disk).get(), 64 * mib), 0);
+  write_file_durably(disk.string() + ".sfdisk", "label: dos\n2048,65536,83\n67584,16384,82\n");
+  must_run({"sh", "-c", "sfdisk -q --no-reread --no-tell-kernel \"$0\" < \"$0\".sfdisk", disk.string()});
+  run("mke2fs -q -F -t ext4 -E nodiscard,offset=" + std::to_string(mib) + " " + disk.string() + " 32M");
+  make_swap(dir.path() / "swap");
+  for (const char* signature : {"SWAPSPACE2", "S1SUSPEND\0"}) {
+    const UniqueFd swap = open_source(dir.path() / "swap"), fd = open_existing(disk);
+    Bytes page(4096);
+    read_exact(swap.get(), 0, page, "swap");
+    std::memcpy(page.data() + 4086, signature, 10);
+    write_exact(fd.get(), 33 * mib, page, "disk");
+    const auto image = open_result(disk, "raw");
+    const FreeMap map = find_free_blocks(*image);
+    EXPECT_EQ(map.free.empty(), signature[1] == '1') << signature << ": " << notes_of(map);
+  }
+}
+
 TEST(SwapFree, PagesOfAnotherSizeAreCopiedWhole) {
   TempDir dir;
   const fs::path disk = dir.path() / "disk";
