@@ -51,7 +51,7 @@ help:
 	@echo "make check-asan  the tests without guests, built with ASan and UBSan"
 	@echo "make tidy        clang-tidy;  make check-format  clang-format;  make lint-man  mandoc"
 	@echo "make bench       measures against virt-v2v and qemu-img in one run"
-	@echo "make fuzz        runs each fuzz target for FUZZ_SECONDS (60);  make fuzz-smoke  those that guests reach, 10 seconds each"
+	@echo "make fuzz        runs each fuzz target for FUZZ_SECONDS (60);  make fuzz-smoke  those that guests reach and that of free maps, 10 seconds each"
 	@echo "make install     PREFIX=$(PREFIX) DESTDIR=$(DESTDIR);  make uninstall;  make clean"
 
 deps:
@@ -159,21 +159,26 @@ lint-man: deps
 	mandoc -Tlint -Wwarning $(MANPAGES)
 
 # Fuzz targets are linked with sources that are built with sanitizers once, into $(B)/fuzz-obj: the readers of images with
-# formats and base, FUZZ_GUEST with what a guest that boots reaches (no /dev/kvm is needed) and what that sits on.
+# formats and base, FUZZ_GUEST with what a guest that boots reaches (no /dev/kvm is needed) and what that sits on, FUZZ_COPY
+# with the readers of free maps.
 FUZZ_SECONDS ?= 60
-FUZZ_CXX = clang++ -std=c++20 -O1 -g1 -I. -I$(B)/gen -fno-omit-frame-pointer -fno-sanitize-recover=all $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+FUZZ_CXX = clang++ -std=c++20 -O1 -g1 -I. -I$(B)/gen -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION -fno-omit-frame-pointer -fno-sanitize-recover=all $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 FUZZ_GUEST := $(patsubst %,$(B)/bin/fuzz/%_fuzz,virtqueue virtio_net pci fw_cfg devices linux_boot judge ext_journal)
+FUZZ_COPY := $(B)/bin/fuzz/free_blocks_fuzz
 fuzz_obj = $(patsubst %.cc,$(B)/fuzz-obj/%.o,$(1))
 fuzz_guest_src := $(filter-out kvmboot/vmm/vm.cc kvmboot/vmm/pc.cc,$(wildcard kvmboot/vmm/*.cc)) \
   $(patsubst %,kvmboot/%.cc,answerer judge patterns) \
   $(patsubst %,formats/%.cc,overlay image source_file ext_journal ext2_io) $(call room_src,base)
+fuzz_copy_src := $(wildcard libconvert/copy/*free*.cc libconvert/copy/*_log.cc libconvert/copy/*_records.cc libconvert/copy/*_tree.cc) \
+  $(patsubst %,formats/%.cc,overlay image source_file ext2_io partitions) $(call room_src,base)
 
 $(B)/fuzz-obj/%.o: %.cc
 	@mkdir -p $(@D)
 	$(FUZZ_CXX) -fsanitize=fuzzer-no-link,address,undefined -MMD -MP -c $< -o $@
 $(call fuzz_obj,kvmboot/vmm/acpi.cc): $(DSDT)
 $(FUZZ_GUEST): $(call fuzz_obj,$(fuzz_guest_src))
-$(filter-out $(FUZZ_GUEST),$(FUZZERS)): $(call fuzz_obj,$(call room_src,formats) $(call room_src,base))
+$(FUZZ_COPY): $(call fuzz_obj,$(fuzz_copy_src))
+$(filter-out $(FUZZ_GUEST) $(FUZZ_COPY),$(FUZZERS)): $(call fuzz_obj,$(call room_src,formats) $(call room_src,base))
 $(FUZZERS): $(B)/bin/fuzz/%: $(B)/fuzz-obj/tests/fuzz/%.o
 	@mkdir -p $(@D)
 	$(FUZZ_CXX) -fsanitize=fuzzer,address,undefined -Wl,--as-needed $^ $(LIBS_ALL) -o $@
@@ -182,8 +187,8 @@ fuzz: deps
 	+$(MAKE) $(PARALLEL) $(FUZZERS)
 	@tests/fuzz/run $(B) $(FUZZ_SECONDS) $(FUZZERS)
 fuzz-smoke: deps
-	+$(MAKE) $(PARALLEL) $(FUZZ_GUEST)
-	@tests/fuzz/run $(B) 10 $(FUZZ_GUEST)
+	+$(MAKE) $(PARALLEL) $(FUZZ_GUEST) $(FUZZ_COPY)
+	@tests/fuzz/run $(B) 10 $(FUZZ_GUEST) $(FUZZ_COPY)
 
 # --- what a user runs --------------------------------------------------------------------------------------------
 

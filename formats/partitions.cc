@@ -81,8 +81,12 @@ bool read_gpt_at(const Image& disk, std::uint64_t lba, std::uint32_t sector, Dis
     const std::size_t at = std::size_t{i} * entry;
     const auto first = load_le<std::uint64_t>(array, at + 32), last = load_le<std::uint64_t>(array, at + 40);
     const bool used = !is_zero(ByteSpan(array).subspan(at, 16));
-    if (!used || first > last || last >= disk.size() / sector)
+    if (!used || first > last)
       continue;
+    if (last >= disk.size() / sector) {
+      table.notes.push_back(fmt::format("partition {} lies outside of the disk", i + 1));
+      continue;
+    }
     DiskPartition p;
     p.number = i + 1;
     p.range = {first * sector, (last - first + 1) * sector};

@@ -70,8 +70,9 @@ class PartialDisk {
   std::unique_ptr<State> state_;
 };
 
-/// Free blocks of the clean ext2/3/4 filesystems in `image` (whole disk, MBR or GPT partitions), sorted and merged. A
-/// filesystem whose journal needs recovery, or that looks damaged, contributes nothing: its free map can't be trusted.
+/// Free blocks of the clean filesystems (ext2/3/4, XFS, btrfs, NTFS, FAT) and swap areas in `image` (whole disk, MBR or
+/// GPT partitions) and large gaps between partitions, sorted and merged. A filesystem whose log needs recovery, or that
+/// looks damaged, contributes nothing: its free map can't be trusted.
 struct FreeMap {
   std::vector<Range> free;
   std::vector<std::string> notes; ///< per partition: what was recognised and why it was or wasn't used

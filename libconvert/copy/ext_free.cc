@@ -2,18 +2,14 @@
 #include "libconvert/copy/ext_free.h"
 
 #include "formats/ext2_io.h"
-#include "formats/partitions.h"
 
 #include <algorithm>
 #include <bit>
-#include <fmt/format.h>
-#include <memory>
 
 namespace kvmport {
 namespace {
 
 constexpr std::uint64_t most_groups = 1U << 20; // 128 TiB with 4 KiB blocks; bounds the descriptors to 64 MiB
-constexpr std::size_t most_ranges = 1U << 20;   // more fragments than that are copied
 constexpr std::uint64_t superblock_at = 1024;
 
 constexpr std::uint32_t known_compat = EXT2_FEATURE_COMPAT_DIR_PREALLOC | EXT2_FEATURE_COMPAT_IMAGIC_INODES |
@@ -31,22 +27,6 @@ constexpr std::uint32_t known_incompat =
     EXT4_FEATURE_INCOMPAT_64BIT | EXT4_FEATURE_INCOMPAT_MMP | EXT4_FEATURE_INCOMPAT_FLEX_BG |
     EXT4_FEATURE_INCOMPAT_EA_INODE | EXT4_FEATURE_INCOMPAT_CSUM_SEED | EXT4_FEATURE_INCOMPAT_LARGEDIR |
     EXT4_FEATURE_INCOMPAT_INLINE_DATA | EXT4_FEATURE_INCOMPAT_ENCRYPT | EXT4_FEATURE_INCOMPAT_CASEFOLD;
-
-/// Why a filesystem contributes nothing.
-struct Doubt {
-  std::string why;
-};
-
-void require(bool right, const char* why) {
-  if (!right)
-    throw Doubt{why};
-}
-
-/// Something else may have taken a place where an ext superblock was left over: then that is what counts. libblkid
-/// names nothing when it sees signatures of two things.
-void refuse_other_contents(const Image& image, Range range) {
-  require(probe_content(image, range).type.starts_with("ext"), "there are signatures of something else as well");
-}
 
 /// Everything that can be checked before the library sees the superblock, so that it allocates nothing by a number that
 /// the partition does not bear out.
@@ -96,18 +76,8 @@ class GroupMap {
   void clear() { std::fill(bits_.begin(), bits_.end(), std::byte{0}); }
   bool get(std::uint64_t i) const { return (std::to_integer<unsigned>(bits_[i / 8]) >> (i % 8) & 1) != 0; }
   void set(std::uint64_t i) { bits_[i / 8] |= std::byte{1} << (i % 8); }
-  /// The first bit from `i` on that is `value`, at most `limit`.
   std::uint64_t find(std::uint64_t i, std::uint64_t limit, bool value) const {
-    const std::byte other = value ? std::byte{0} : std::byte{0xff};
-    while (i < limit) {
-      if (i % 8 == 0 && bits_[i / 8] == other)
-        i += 8;
-      else if (get(i) == value)
-        return i;
-      else
-        i++;
-    }
-    return limit;
+    return find_bit(bits_, i, limit, value);
   }
 
  private:
@@ -129,7 +99,6 @@ class ExtReader {
   void find_metadata();
   void read_group(dgrp_t group, GroupMap& map);
   std::uint64_t take_free(dgrp_t group, const GroupMap& map);
-  void end_run();
 
   const Image& image_;
   const Range range_;
@@ -138,8 +107,7 @@ class ExtReader {
   const std::uint64_t block_, blocks_;
   std::vector<Range> metadata_; ///< in blocks, sorted, merged: never free, whatever a map says
   std::size_t metadata_at_ = 0;
-  Range run_; ///< free so far, may go on in the next group
-  std::vector<Range> free_;
+  FreeRanges free_;
 };
 
 void ExtReader::add_metadata(std::uint64_t first, std::uint64_t count) {
@@ -205,11 +173,6 @@ void ExtReader::read_group(dgrp_t group, GroupMap& map) {
   }
 }
 
-void ExtReader::end_run() {
-  if (run_.length >= shortest_free_range && free_.size() < most_ranges)
-    free_.push_back(run_);
-}
-
 /// Adds the group's free runs; returns the number of its free blocks.
 std::uint64_t ExtReader::take_free(dgrp_t group, const GroupMap& map) {
   const std::uint64_t first = ext2fs_group_first_block2(fs_, group);
@@ -217,14 +180,8 @@ std::uint64_t ExtReader::take_free(dgrp_t group, const GroupMap& map) {
   std::uint64_t free = 0;
   for (std::uint64_t at = map.find(0, count, false); at < count;) {
     const std::uint64_t end = map.find(at, count, true);
-    const Range range{range_.offset + (first + at) * block_, (end - at) * block_};
+    free_.add({range_.offset + (first + at) * block_, (end - at) * block_});
     free += end - at;
-    if (run_.end() == range.offset) {
-      run_.length += range.length;
-    } else {
-      end_run();
-      run_ = range;
-    }
     at = map.find(end, count, false);
   }
   return free;
@@ -241,37 +198,28 @@ std::vector<Range> ExtReader::read() {
     free += in_group;
   }
   require(free == ext2fs_free_blocks_count(fs_->super), "its count of free blocks is wrong");
-  end_run();
-  return std::move(free_);
+  return free_.take();
 }
 
 } // namespace
 
-ExtFree read_ext_free(const Image& image, Range range) {
-  ExtFree result;
+FreeBlocks read_ext_free(const Image& image, Range range) {
   Bytes super(1024);
   if (range.length < superblock_at + super.size())
-    return result;
+    return {};
   image.read(range.offset + superblock_at, super);
   if (load_le<std::uint16_t>(super, 56) != EXT2_SUPER_MAGIC)
-    return result;
-  result.recognised = true;
+    return {};
   const bool journal = (load_le<std::uint32_t>(super, 92) & EXT3_FEATURE_COMPAT_HAS_JOURNAL) != 0;
   const bool extents = (load_le<std::uint32_t>(super, 96) & EXT3_FEATURE_INCOMPAT_EXTENTS) != 0;
-  const std::string kind = extents ? "ext4" : journal ? "ext3" : "ext2";
-  try {
-    refuse_other_contents(image, range);
-    check_superblock(super, range);
-    result.free = ExtReader(image, range).read();
-    std::uint64_t bytes = 0;
-    for (const Range& free : result.free)
-      bytes += free.length;
-    result.note = fmt::format("clean {}: {} MiB of free blocks are not copied", kind, bytes >> 20);
-  } catch (const Doubt& doubt) {
-    result.free.clear();
-    result.note = kind + ", copied whole: " + doubt.why;
-  }
-  return result;
+  return judge_free_blocks(extents   ? "ext4"
+                           : journal ? "ext3"
+                                     : "ext2",
+                           [&] {
+                             Part(image, range).require_content("ext");
+                             check_superblock(super, range);
+                             return ExtReader(image, range).read();
+                           });
 }
 
 } // namespace kvmport

@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "libconvert/copy/free_blocks.h"
+
 #include "formats/partitions.h"
-#include "libconvert/copy/copy.h"
+#include "libconvert/copy/btrfs_free.h"
 #include "libconvert/copy/ext_free.h"
+#include "libconvert/copy/fat_free.h"
+#include "libconvert/copy/free_gaps.h"
+#include "libconvert/copy/ntfs_free.h"
+#include "libconvert/copy/swap_free.h"
+#include "libconvert/copy/xfs_free.h"
 
 #include <algorithm>
 #include <array>
@@ -10,28 +17,58 @@
 namespace kvmport {
 namespace {
 
-/// By its type the partition may be a filesystem of Linux, and not a part of something larger (LVM, RAID, LUKS, swap).
+constexpr std::array readers{read_ext_free,  read_btrfs_free, read_fat_free,
+                             read_ntfs_free, read_swap_free,  read_xfs_free};
+
+/// By its type the partition may be a filesystem or swap, and not a part of something larger (LVM, RAID, LUKS, dynamic
+/// disks, storage spaces).
 bool may_hold_filesystem(const std::string& kind, const std::string& type) {
-  if (kind == "dos")
-    return type == "0x83";
-  static constexpr std::array<std::string_view, 4> others{
+  // FAT and NTFS, also hidden ones and Windows' recovery; Linux and its swap; the EFI system partition.
+  static constexpr std::array<std::string_view, 19> dos_types{"0x01", "0x04", "0x06", "0x07", "0x0b", "0x0c", "0x0e",
+                                                              "0x11", "0x14", "0x16", "0x17", "0x1b", "0x1c", "0x1e",
+                                                              "0x27", "0x82", "0x83", "0xef", "0x12"};
+  static constexpr std::array<std::string_view, 6> other_gpt_types{
       "a19d880f-05fc-4d3b-a006-743f0f84911e", "e6d6d379-f507-44c2-a23c-238f2a3df928",
-      "ca7d7ccb-63ed-4c53-861c-1742536059cc", "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"};
-  return std::find(others.begin(), others.end(), type) == others.end();
+      "ca7d7ccb-63ed-4c53-861c-1742536059cc", "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3",
+      "af9b60a0-1431-4f62-bc68-3311714a69ad", "e75caf8f-f680-4cee-afa3-b001e56efc2d"};
+  if (kind == "dos")
+    return std::find(dos_types.begin(), dos_types.end(), type) != dos_types.end();
+  return std::find(other_gpt_types.begin(), other_gpt_types.end(), type) == other_gpt_types.end();
 }
 
-void add_filesystem(const Image& image, Range range, const std::string& name, FreeMap& map) {
+void add_gaps(const Image& image, const DiskPartitions& table, FreeMap& map) {
   try {
-    const ExtFree found = read_ext_free(image, range);
-    if (found.recognised)
-      map.notes.push_back(name + ": " + found.note);
-    map.free.insert(map.free.end(), found.free.begin(), found.free.end());
+    const FreeBlocks gaps = read_free_gaps(image, table);
+    if (gaps.recognised)
+      map.notes.push_back(gaps.note);
+    map.free.insert(map.free.end(), gaps.free.begin(), gaps.free.end());
   } catch (const Error& error) {
-    map.notes.push_back(name + ": can't be read, copied whole: " + error.summary());
+    map.notes.push_back("space outside of partitions can't be read, copied whole: " + error.summary());
   }
 }
 
 } // namespace
+
+bool add_filesystem(const Image& image, Range range, const std::string& name, FreeMap& map) {
+  std::vector<FreeBlocks> found;
+  for (const auto& reader : readers) {
+    try {
+      FreeBlocks one = reader(image, range);
+      if (one.recognised)
+        found.push_back(std::move(one));
+    } catch (const Error& error) {
+      map.notes.push_back(name + ": can't be read, copied whole: " + error.summary());
+      return true;
+    }
+  }
+  for (const FreeBlocks& one : found) {
+    const bool alone = found.size() == 1 || one.free.empty();
+    map.notes.push_back(name + ": " + (alone ? one.note : "signatures of two things, copied whole"));
+    if (alone)
+      map.free.insert(map.free.end(), one.free.begin(), one.free.end());
+  }
+  return std::none_of(found.begin(), found.end(), [](const FreeBlocks& one) { return one.hibernated; });
+}
 
 FreeMap find_free_blocks(const Image& image) {
   FreeMap map;
@@ -46,8 +83,9 @@ FreeMap find_free_blocks(const Image& image) {
     map.notes.push_back(note + ": the disk is copied whole");
   if (!table.notes.empty())
     return map;
+  bool awake = true;
   if (table.kind.empty())
-    add_filesystem(image, {0, image.size()}, "the whole disk", map);
+    awake = add_filesystem(image, {0, image.size()}, "the whole disk", map) && awake;
   for (const DiskPartition& one : table.partitions) {
     const std::string name = "partition " + std::to_string(one.number);
     const bool overlaps =
@@ -57,7 +95,12 @@ FreeMap find_free_blocks(const Image& image) {
     if (overlaps)
       map.notes.push_back(name + ": overlaps another partition, copied whole");
     else if (may_hold_filesystem(table.kind, one.type))
-      add_filesystem(image, one.range, name, map);
+      awake = add_filesystem(image, one.range, name, map) && awake;
+  }
+  add_gaps(image, table, map);
+  if (!awake) {
+    map.free.clear();
+    map.notes.emplace_back("a system is hibernated on it: the disk is copied whole");
   }
   std::sort(map.free.begin(), map.free.end(), [](const Range& a, const Range& b) { return a.offset < b.offset; });
   return map;
