@@ -71,7 +71,7 @@ class Window {
 /// The committed text of a metadata area (struct mda_header, a circular buffer behind it); empty when it has none.
 std::string metadata_in(const Window& volume, Range area) {
   const Bytes header = volume.read(area.offset, mda_header_size);
-  require(load_le<std::uint32_t>(header, 0) == lvm_crc(initial_crc, ByteSpan(header).subspan(4)),
+  require(checksum_agrees(load_le<std::uint32_t>(header, 0), lvm_crc(initial_crc, ByteSpan(header).subspan(4))),
           "the checksum of a metadata area is wrong");
   require(text_of(ByteSpan(header).subspan(4, 16)) == mda_magic && load_le<std::uint32_t>(header, 20) == 1,
           "a metadata area has an unknown version");
@@ -88,7 +88,7 @@ std::string metadata_in(const Window& volume, Range area) {
   Bytes text = volume.read(area.offset + offset, first);
   const Bytes rest = volume.read(area.offset + mda_header_size, size - first);
   text.insert(text.end(), rest.begin(), rest.end());
-  require(lvm_crc(initial_crc, text) == checksum, "the checksum of the text is wrong");
+  require(checksum_agrees(checksum, lvm_crc(initial_crc, text)), "the checksum of the text is wrong");
   while (!text.empty() && text.back() == std::byte{0})
     text.pop_back();
   return text_of(text);
@@ -113,6 +113,7 @@ class GroupReader {
     if (const Section* volumes = section_.section("logical_volumes"))
       for (const auto& [name, volume] : volumes->sections)
         read_volume(name, volume);
+    refuse_overlaps();
     for (auto& volume : group_.volumes)
       if (origins_.contains(volume.name))
         volume.unsupported = "it has snapshots";
@@ -215,9 +216,16 @@ class GroupReader {
     volume.segments.push_back(std::move(segment));
   }
 
-  void find_free() {
+  void refuse_overlaps() {
     for (auto& [name, member] : members_) {
       std::ranges::sort(member.used, {}, &Range::offset);
+      for (std::size_t i = 1; i < member.used.size(); i++)
+        require(member.used[i].offset >= member.used[i - 1].end(), "two volumes have the same extents");
+    }
+  }
+
+  void find_free() {
+    for (auto& [name, member] : members_) {
       member.used.push_back({member.extents, 0});
       std::uint64_t at = 0;
       for (const Range& used : member.used) {
@@ -245,7 +253,7 @@ std::optional<LvmMember> read_lvm_member(const Image& disk, Range range) {
     if (text_of(ByteSpan(label).first(8)) != "LABELONE" || text_of(ByteSpan(label).subspan(24, 8)) != "LVM2 001")
       continue;
     require(load_le<std::uint64_t>(label, 8) == at / sector, "its label lies in another sector than it says");
-    require(load_le<std::uint32_t>(label, 16) == lvm_crc(initial_crc, ByteSpan(label).subspan(20)),
+    require(checksum_agrees(load_le<std::uint32_t>(label, 16), lvm_crc(initial_crc, ByteSpan(label).subspan(20))),
             "the checksum of its label is wrong");
     std::size_t field = load_le<std::uint32_t>(label, 20); // struct pv_header
     LvmMember member;

@@ -46,7 +46,7 @@ MdMember parse(ByteSpan super, std::uint64_t at, Range range) {
   const std::uint32_t devices = u32(220);
   if (devices > most_devices || fixed_size + std::size_t{devices} * 2 > super.size())
     corrupt("it names too many devices");
-  if (checksum(super.first(fixed_size + std::size_t{devices} * 2)) != u32(216))
+  if (!checksum_agrees(u32(216), checksum(super.first(fixed_size + std::size_t{devices} * 2))))
     corrupt("its checksum is wrong");
   if (bytes(u64(144)) != at)
     corrupt("it lies elsewhere than it says");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/copy/free_blocks.h"
 
-#include "formats/partitions.h"
+#include "formats/block_stack.h"
 #include "libconvert/copy/btrfs_free.h"
 #include "libconvert/copy/ext_free.h"
 #include "libconvert/copy/fat_free.h"
@@ -45,6 +45,34 @@ void add_gaps(const Image& image, const DiskPartitions& table, FreeMap& map) {
   } catch (const Error& error) {
     map.notes.push_back("space outside of partitions can't be read, copied whole: " + error.summary());
   }
+}
+
+/// Logical volumes that lie on this disk alone, and the free extents of such groups.
+bool add_volumes(const Image& image, FreeMap& map) {
+  const BlockStack stack({{&image, nullptr, image.info().logical_sector}});
+  bool awake = true;
+  for (const StackDevice& device : stack.devices()) {
+    if (device.kind != StackDevice::Kind::volume)
+      continue;
+    if (!device.unsupported.empty()) {
+      map.notes.push_back(describe(device) + ": copied whole: " + device.unsupported);
+      continue;
+    }
+    FreeMap own;
+    awake = add_filesystem(*device.place.image, device.range(), describe(device), own) && awake;
+    map.notes.insert(map.notes.end(), own.notes.begin(), own.notes.end());
+    const auto& volume = dynamic_cast<const MappedImage&>(*device.place.image);
+    for (const Range& range : own.free)
+      volume.walk(range, [&](const MappedImage::Part& part) {
+        if (part.targets.front().image == &image && part.length >= shortest_free_range &&
+            map.free.size() < most_free_ranges)
+          map.free.push_back({part.targets.front().offset, part.length});
+      });
+  }
+  for (const StackFree& free : stack.free())
+    if (const MapTarget& place = stack.devices()[free.device].place; place.image == &image)
+      map.free.push_back({place.offset + free.range.offset, free.range.length});
+  return awake;
 }
 
 } // namespace
@@ -96,6 +124,11 @@ FreeMap find_free_blocks(const Image& image) {
       map.notes.push_back(name + ": overlaps another partition, copied whole");
     else if (may_hold_filesystem(table.kind, one.type))
       awake = add_filesystem(image, one.range, name, map) && awake;
+  }
+  try {
+    awake = add_volumes(image, map) && awake;
+  } catch (const Error& error) {
+    map.notes.push_back("logical volumes can't be read, copied whole: " + error.summary());
   }
   add_gaps(image, table, map);
   if (!awake) {

@@ -80,15 +80,6 @@ std::uint32_t crc32c(ByteSpan bytes);
 /// The same of `bytes`, in which the four bytes at `hole` count as zeros.
 std::uint32_t crc32c_with_hole(ByteSpan bytes, std::size_t hole);
 
-/// True when `wanted` and the checksum `found` in the image agree. A fuzzer can't guess checksums: there all agree.
-inline bool checksum_agrees([[maybe_unused]] std::uint32_t found, [[maybe_unused]] std::uint32_t wanted) {
-#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-  return true;
-#else
-  return found == wanted;
-#endif
-}
-
 /// The answer for a filesystem of this kind: what `read` finds, or, when it throws a Doubt, nothing and the reason.
 /// `read` may make `kind` more exact.
 FreeBlocks judge_free_blocks(const std::string& kind, const std::function<std::vector<Range>()>& read);

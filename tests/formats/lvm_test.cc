@@ -102,6 +102,7 @@ TEST_F(Lvm, NamesWhatItCantUse) {
       {"start_extent = 0", "start_extent = 1", "root", nullptr},
       {"\"pv0\", 0", "\"pv7\", 0", "root", "it lies on other volumes"},
       {"\"pv0\", 0", "\"pv0\", 4000000000", "root", nullptr},
+      {"\"pv0\", 15", "\"pv0\", 9", "root", nullptr},
       {"pe_count = ", "pe_count = 99999999999999", "root", nullptr},
       {"extent_size = 8192", "extent_size = 18446744073709551615", "root", nullptr}};
   const std::string text = metadata();

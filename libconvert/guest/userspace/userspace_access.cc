@@ -134,10 +134,12 @@ class UserspaceAccess final : public GuestAccess, private GuestAssembly {
         throw NotPlain{device.source_name + " holds " + device.type};
       if (!is_ext(device.type))
         continue;
-      VolumesFilesystem tree;
-      tree.mount("/", open(device));
-      if (is_system(tree))
-        search.roots.push_back(candidate(tree, device));
+      auto tree = std::make_unique<VolumesFilesystem>();
+      tree->mount("/", open(device));
+      if (!is_system(*tree))
+        continue;
+      search.roots.push_back(candidate(*tree, device));
+      filesystem_ = search.roots.size() == 1 ? std::move(tree) : nullptr;
     }
     const bool encrypted =
         std::ranges::any_of(info().devices, [](const BlockDevice& d) { return d.type == "crypto_LUKS"; });
@@ -186,9 +188,11 @@ class UserspaceAccess final : public GuestAccess, private GuestAssembly {
   // GuestAssembly
   void mount(const BlockDevice& device, const std::string& path, const std::string& options,
              const std::string& type) override {
+    // The only root was mounted when it was found.
     if (!filesystem_)
       filesystem_ = std::make_unique<VolumesFilesystem>();
-    filesystem_->mount(path, open(device));
+    if (path != "/" || !filesystem_->mounted("/"))
+      filesystem_->mount(path, open(device));
     info_().mounts.push_back({path, device.source_name, type.empty() ? device.type : type, options});
   }
   GuestFilesystem& tree() override { return *filesystem_; }

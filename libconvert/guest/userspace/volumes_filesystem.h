@@ -14,6 +14,7 @@ class VolumesFilesystem final : public GuestFilesystem {
  public:
   /// Puts `volume` at `path` ("/" first). The directory must exist.
   void mount(const std::string& path, std::unique_ptr<Volume> volume);
+  bool mounted(const std::string& path) const { return volumes_.contains(path); }
   /// Everything lies in the overlays afterwards.
   void flush();
 
