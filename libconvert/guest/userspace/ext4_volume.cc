@@ -13,6 +13,8 @@ namespace kvmport {
 namespace {
 
 constexpr const char* label_name = "security.selinux";
+constexpr std::uint64_t most_reserved = 256U << 20;
+constexpr unsigned copy_piece = 1U << 20;
 
 class Ext4Volume final : public Volume {
  public:
@@ -139,9 +141,10 @@ std::string Ext4Volume::read(const std::string& path, std::uint64_t bytes) const
   const std::unique_ptr<ext2_file, decltype(&::ext2fs_file_close)> closer(file, ::ext2fs_file_close);
   __u64 size = 0;
   check(::ext2fs_file_get_lsize(file, &size), "can't read " + path);
-  // A size field may lie; the buffer grows only as far as data comes.
+  // A size field may lie: the buffer grows only as far as data comes, at first to what the filesystem could hold.
   std::string content;
   const std::uint64_t wanted = std::min<std::uint64_t>(size, bytes);
+  content.reserve(std::min<std::uint64_t>({wanted, ext2fs_blocks_count(fs()->super) * fs()->blocksize, most_reserved}));
   while (content.size() < wanted) {
     const std::size_t old = content.size();
     const auto step = static_cast<unsigned>(std::min<std::uint64_t>(wanted - old, 1U << 20));
@@ -317,12 +320,23 @@ void Ext4Volume::rename(const std::string& from, const std::string& to) {
 }
 
 void Ext4Volume::copy(const std::string& from, const std::string& to) {
-  const std::string content = read(from, UINT64_MAX);
   if (find(to))
-    rewrite(to, content);
+    rewrite(to, {});
   else
-    create(to, content, 0600);
+    create(to, {}, 0600);
   const ext2_ino_t source = need(from), target = need(to);
+  ext2_file_t file = nullptr;
+  check(::ext2fs_file_open(fs(), source, 0, &file), "can't open " + from + " in the guest");
+  const std::unique_ptr<ext2_file, decltype(&::ext2fs_file_close)> closer(file, ::ext2fs_file_close);
+  std::string buffer(copy_piece, '\0');
+  for (std::uint64_t at = 0;;) {
+    unsigned got = 0;
+    check(::ext2fs_file_read(file, buffer.data(), copy_piece, &got), "can't read " + from + " in the guest");
+    if (got == 0)
+      break;
+    fill(target, at, std::string_view(buffer).substr(0, got), to);
+    at += got;
+  }
   const ext2_inode model = read_inode(source, from);
   ext2_inode inode = read_inode(target, to);
   inode.i_mode = static_cast<__u16>((inode.i_mode & LINUX_S_IFMT) | (model.i_mode & 07777U));
