@@ -129,7 +129,7 @@ struct Copy {
 /// The journal, from its superblock to the end of what is committed.
 class Journal {
  public:
-  Journal(Overlay& disk, Range range, Location location, std::uint32_t most_blocks)
+  Journal(WritableImage& disk, Range range, Location location, std::uint32_t most_blocks)
       : disk_(disk), range_(range), where_(std::move(location)) {
     read_super(most_blocks);
   }
@@ -163,7 +163,7 @@ class Journal {
   void clear_needs_recovery();
   bool fast_commits_follow() const;
 
-  Overlay& disk_;
+  WritableImage& disk_;
   const Range range_;
   const Location where_;
   Bytes super_;
@@ -454,7 +454,7 @@ JournalReplay Journal::replay() {
 
 } // namespace
 
-JournalReplay replay_ext_journal(Overlay& disk, Range range, std::uint32_t most_blocks) {
+JournalReplay replay_ext_journal(WritableImage& disk, Range range, std::uint32_t most_blocks) {
   auto location = find_journal(disk, range, most_blocks);
   if (!location)
     return {};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Replay of the journal (JBD2) of an ext3/4 filesystem into an overlay, as the kernel does it when it mounts what was
-// not unmounted: afterwards the overlay shows the filesystem with everything that was synced, and libext2fs can read
-// it. The disk below stays as it is. Follows Linux Documentation/filesystems/ext4/journal.rst and, where that is
+// Replay of the journal (JBD2) of an ext3/4 filesystem, meant for an overlay, as the kernel does it when it mounts what
+// was not unmounted: afterwards the overlay shows the filesystem with everything that was synced, and libext2fs can
+// read it. The disk below stays as it is. Follows Linux Documentation/filesystems/ext4/journal.rst and, where that is
 // silent, fs/jbd2/recovery.c.
 #pragma once
 
-#include "formats/overlay.h"
+#include "formats/image.h"
 
 #include <cstdint>
 
@@ -33,6 +33,6 @@ struct JournalReplay {
 /// Errors of the overlay while it writes (OVERLAY_FULL) leave a part written; to replay again is harmless.
 /// Not replayed, because nothing that is read needs it: the list of orphan inodes, and counts of free blocks, that only
 /// the kernel's mount or fsck bring up to date. One thread at a time for one filesystem.
-JournalReplay replay_ext_journal(Overlay& disk, Range range, std::uint32_t most_blocks = 10'240'000);
+JournalReplay replay_ext_journal(WritableImage& disk, Range range, std::uint32_t most_blocks = 10'240'000);
 
 } // namespace kvmport

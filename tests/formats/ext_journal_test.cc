@@ -4,6 +4,7 @@
 #include "base/process.h"
 #include "formats/ext2_io.h"
 #include "formats/ext_journal.h"
+#include "formats/overlay.h"
 #include "formats/readers.h"
 #include "tests/formats/fixtures.h"
 

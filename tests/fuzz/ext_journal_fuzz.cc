@@ -2,6 +2,7 @@
 // Any bytes as an ext filesystem whose journal waits to be replayed: it is refused and nothing has changed, or replayed
 // and nothing is left to replay.
 #include "formats/ext_journal.h"
+#include "formats/overlay.h"
 #include "tests/fuzz/pieces_disk.h"
 
 #include <filesystem>

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// ext4 changed in user space, in the locked-down child as conversions do it: the kernel's own fsck must find nothing, and the kernel must read what was written.
+// ext4 changed in user space, in the locked-down child as conversions do it: the kernel's own fsck must find nothing,
+// and the kernel must read what was written.
 #include "base/process.h"
 #include "formats/overlay.h"
 #include "libconvert/guest/userspace/volume.h"
 #include "tests/support/tempdir.h"
 
+#include <csignal>
 #include <gtest/gtest.h>
+#include <sstream>
+#include <unistd.h>
 
 namespace fs = std::filesystem;
 
@@ -28,9 +32,8 @@ class Ext4 : public testing::TestWithParam<std::vector<std::string>> {
     overlay_ = std::make_unique<Overlay>(*image_, dir_.path(), 1ULL << 30);
     volume_ = open_confined_ext4_volume(*overlay_, {0, image_->size()}, why_not_);
   }
-  /// The overlay's view as a file, checked by e2fsck.
-  fs::path checked() {
-    volume_->flush();
+  /// The overlay's view as a file.
+  fs::path written() {
     const fs::path out = dir_.path() / "out.img";
     fs::copy_file(disk(), out, fs::copy_options::overwrite_existing);
     UniqueFd fd = open_existing(out);
@@ -39,6 +42,12 @@ class Ext4 : public testing::TestWithParam<std::vector<std::string>> {
       overlay_->read(extent.range.offset, bytes);
       write_exact(fd.get(), extent.range.offset, bytes, "out");
     }
+    return out;
+  }
+  /// The same, checked by e2fsck.
+  fs::path checked() {
+    volume_->flush();
+    const fs::path out = written();
     const ProcessResult fsck = run_process({"e2fsck", "-fn", out.string()}, std::chrono::minutes(1));
     EXPECT_EQ(fsck.exit_code, 0) << fsck.out << fsck.err;
     return out;
@@ -127,6 +136,61 @@ TEST_F(Ext4Refusal, AFullFilesystemIsSaid) {
   }
 }
 
+/// A filesystem as a pulled plug leaves it: synced files that only its journal knows, and a deleted one still in use.
+class Ext4Crash : public Ext4 {
+ protected:
+  void SetUp() override {
+    const fs::path live = dir_.path() / "live.img", mounted = dir_.path() / "mounted";
+    fs::create_directories(mounted);
+    must_run({"mke2fs", "-q", "-F", "-t", "ext4", live.string(), "64M"});
+    must_run({"mount", "-o", "loop", live.string(), mounted.string()});
+    try {
+      must_run({"sh", "-c",
+                "cd " + mounted.string() +
+                    " && mkdir etc && echo old > etc/fstab && sync && exec 3>deleted && echo x >&3 && rm deleted && "
+                    "echo new > etc/new && echo changed > etc/fstab && sync etc/new etc/fstab && cp --sparse=always " +
+                    live.string() + " " + disk().string()});
+    } catch (...) {
+      run_process({"umount", mounted.string()}, std::chrono::seconds(60));
+      throw;
+    }
+    must_run({"umount", mounted.string()});
+    open();
+  }
+};
+
+TEST_F(Ext4Crash, TheJournalIsReplayedBeforeAnythingIsChanged) {
+  ASSERT_NE(must_run({"dumpe2fs", "-h", disk().string()}).find("needs_recovery"), std::string::npos);
+  ASSERT_TRUE(volume_) << why_not_;
+  EXPECT_EQ(volume_->read("/etc/new", 100), "new\n");
+  EXPECT_EQ(volume_->read("/etc/fstab", 100), "changed\n");
+  volume_->rewrite("/etc/fstab", "ours\n");
+  volume_->create("/etc/more", std::string(100000, 'm'), 0644);
+  volume_->flush();
+  const fs::path out = written();
+  // The kernel frees the deleted file when it mounts, and finds nothing else to do.
+  const fs::path mounted = dir_.path() / "mounted";
+  must_run({"mount", "-o", "loop", out.string(), mounted.string()});
+  const std::string fstab = read_file(mounted / "etc/fstab", 100), more = read_file(mounted / "etc/more", 200000);
+  must_run({"umount", mounted.string()});
+  EXPECT_EQ(fstab, "ours\n");
+  EXPECT_EQ(more, std::string(100000, 'm'));
+  const ProcessResult fsck = run_process({"e2fsck", "-fn", out.string()}, std::chrono::minutes(1));
+  EXPECT_EQ(fsck.exit_code, 0) << fsck.out;
+}
+
+TEST_F(Ext4Crash, AKilledReaderIsAnErrorAndNoCrash) {
+  ASSERT_TRUE(volume_) << why_not_;
+  const std::string children = read_file("/proc/self/task/" + std::to_string(::gettid()) + "/children", 1000);
+  for (std::istringstream list(children); !list.eof();) {
+    pid_t pid = 0;
+    if (list >> pid)
+      ::kill(pid, SIGKILL);
+  }
+  EXPECT_THROW((void)volume_->read("/etc/fstab", 100), Error);
+  EXPECT_THROW(volume_->rewrite("/etc/fstab", "x"), Error);
+}
+
 TEST_F(Ext4Refusal, WhatLibext2fsCannotWriteSafelyIsLeftAlone) {
   put("a", "a");
   for (const char* feature : {"bigalloc", "inline_data", "encrypt", "quota"}) {
@@ -135,6 +199,7 @@ TEST_F(Ext4Refusal, WhatLibext2fsCannotWriteSafelyIsLeftAlone) {
     EXPECT_FALSE(why_not_.empty()) << feature;
   }
   make({"-t", "ext4"});
+  must_run({"debugfs", "-w", "-R", "zap_block -f <8> 0", disk().string()}); // the journal's own superblock
   must_run({"debugfs", "-w", "-R", "feature needs_recovery", disk().string()});
   open();
   EXPECT_FALSE(volume_);

@@ -79,6 +79,7 @@ TEST_P(BothWays, GiveTheSameGuest) {
       trees[access].push_back(tree_of(out / disk["file"].get<std::string>(), dir.path()));
     fs::remove_all(out);
   }
+  EXPECT_FALSE(trees["userspace"].front().empty());
   json &ours = reports["userspace"], &theirs = reports["appliance"];
   EXPECT_EQ(ours["plan"], theirs["plan"]);
   for (const char* key : {"distro", "version", "firmware", "root_device", "kernels", "esp", "boot_loaders", "packages"})

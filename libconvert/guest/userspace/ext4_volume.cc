@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// ext2/3/4 through libext2fs. The volume is not mounted anywhere and its journal is empty, so writing without the
-// journal is what mke2fs and debugfs do too.
+// ext2/3/4 through libext2fs. The volume is not mounted anywhere and its journal is empty, after a replay if need be,
+// so writing without the journal is what mke2fs and debugfs do too.
 #include "formats/ext2_io.h"
+#include "formats/ext_journal.h"
 #include "libconvert/guest/filesystem_paths.h"
 #include "libconvert/guest/userspace/volume.h"
 
@@ -382,12 +383,10 @@ void Ext4Volume::flush() {
 /// Why libext2fs must not write this filesystem; empty: it may.
 std::string refusal(const ext2_super_block& super) {
   ext2_super_block s = super; // the feature helpers take a pointer to non-const
-  if (ext2fs_has_feature_journal_needs_recovery(&s))
-    return "its journal must be replayed";
   if ((s.s_state & EXT2_ERROR_FS) != 0 || (s.s_state & EXT2_VALID_FS) == 0)
     return "it was not unmounted cleanly or has errors noted";
-  if (s.s_last_orphan != 0)
-    return "it holds orphaned inodes";
+  if (ext2fs_has_feature_orphan_file(&s) && ext2fs_has_feature_orphan_present(&s))
+    return "it holds a file of orphaned inodes";
   struct Feature {
     bool there;
     const char* name;
@@ -403,14 +402,48 @@ std::string refusal(const ext2_super_block& super) {
   return {};
 }
 
+/// Inodes that were deleted while they were open wait in a list for the next mount to free them. No path leads to them,
+/// so the list can stay as it is; one that has a name was being cut shorter, and must not be touched before that.
+std::string orphan_refusal(ext2_filsys fs) {
+  constexpr unsigned most = 65536;
+  ext2_ino_t next = fs->super->s_last_orphan;
+  for (unsigned count = 0; next != 0; count++) {
+    ext2_inode inode{};
+    if (count == most || ::ext2fs_read_inode(fs, next, &inode) != 0)
+      return "its list of orphaned inodes can't be read";
+    if (inode.i_links_count != 0)
+      return "a file of it was being truncated";
+    next = inode.i_dtime; // the list's next
+  }
+  return {};
+}
+
+/// After a replay the groups know how much is free; the superblock, which the log does not hold, is told.
+void count_free(ext2_filsys fs) {
+  blk64_t blocks = 0;
+  unsigned inodes = 0;
+  for (dgrp_t group = 0; group < fs->group_desc_count; group++) {
+    blocks += ext2fs_bg_free_blocks_count(fs, group);
+    inodes += ext2fs_bg_free_inodes_count(fs, group);
+  }
+  ext2fs_free_blocks_count_set(fs->super, blocks);
+  fs->super->s_free_inodes_count = inodes;
+  ext2fs_mark_super_dirty(fs);
+}
+
 } // namespace
 
 std::unique_ptr<Volume> open_ext4_volume(WritableImage& disk, Range range, std::string& why_not) {
   try {
+    const JournalReplay replay = replay_ext_journal(disk, range);
     Ext2Handle handle = Ext2Handle::open_writable(disk, range);
-    why_not = refusal(*handle.get()->super);
+    why_not = replay.fast_commits ? "its journal ends with fast commits" : refusal(*handle.get()->super);
+    if (why_not.empty())
+      why_not = orphan_refusal(handle.get());
     if (!why_not.empty())
       return nullptr;
+    if (replay.needed)
+      count_free(handle.get());
     return std::make_unique<Ext4Volume>(std::move(handle));
   } catch (const Error& error) {
     why_not = error.what();

@@ -43,8 +43,9 @@ class Volume {
   virtual void flush() = 0;
 };
 
-/// An ext2/3/4 filesystem through libext2fs. Nothing (and the reason in `why_not`) when it can't be written safely:
-/// journal to be recovered, errors noted, bigalloc, inline data, encryption, features that libext2fs does not know.
+/// An ext2/3/4 filesystem through libext2fs; a journal that waits for it is replayed first. Nothing (and the reason in
+/// `why_not`) when it can't be written safely: journal damaged, errors noted, a file half truncated, bigalloc, inline
+/// data, encryption, features that libext2fs does not know.
 std::unique_ptr<Volume> open_ext4_volume(WritableImage& disk, Range range, std::string& why_not);
 /// The same in a locked-down child process (base/sandbox.h) that can only read and write the range, by way of this one.
 /// Errors of the disk itself come as GUEST_READ_FAILED.
