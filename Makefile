@@ -29,7 +29,8 @@ CMD_LIB := $(B)/lib/libcmd.a
 TEST_ROOMS := $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/*_test.cc))))
 TESTS := $(patsubst %,$(B)/bin/tests/%_test,$(TEST_ROOMS))
 FUZZERS := $(patsubst tests/fuzz/%.cc,$(B)/bin/fuzz/%,$(wildcard tests/fuzz/*_fuzz.cc))
-TEST_SUPPORT := $(call obj,$(wildcard tests/support/*.cc))
+# A library, so that a lower room's tests are linked with what they use of it alone.
+TEST_SUPPORT := $(B)/lib/libtestsupport.a
 ROOM_LIBS := $(foreach r,$(ROOMS),$(call room_lib,$(r)))
 MANPAGES := $(wildcard man/*.[1-8])
 
@@ -79,6 +80,8 @@ endef
 $(foreach r,$(ROOMS),$(eval $(call room_rule,$(r))))
 
 $(CMD_LIB): $(CMD_SHARED)
+$(TEST_SUPPORT): $(call obj,$(wildcard tests/support/*.cc))
+$(CMD_LIB) $(TEST_SUPPORT):
 	@mkdir -p $(@D)
 	@rm -f $@
 	$(AR) crs $@ $^
