@@ -76,6 +76,19 @@ ConvertOptions finish_arguments(const ConvertArguments& a) {
   return options;
 }
 
+/// How little of the time was ours.
+std::string describe_times(const ConvertResult& result) {
+  const auto conversion = result.times.find("conversion"), proof = result.times.find("prove");
+  if (conversion == result.times.end())
+    return {};
+  const StageTime& ours = conversion->second;
+  std::string text = fmt::format("conversion: {:.1f} s ({:.1f} s of CPU)", ours.wall, ours.cpu);
+  if (proof != result.times.end())
+    text += fmt::format("; proof: {:.1f} s ({:.1f} s of CPU), {:.0f} % of all", proof->second.wall, proof->second.cpu,
+                        100 * proof->second.wall / (ours.wall + proof->second.wall));
+  return text + "\n";
+}
+
 std::string describe(const ConvertOptions& options, const ConvertResult& result) {
   std::string text;
   if (result.plan && result.guest)
@@ -84,6 +97,7 @@ std::string describe(const ConvertOptions& options, const ConvertResult& result)
     return text + "Nothing was changed (--dry-run).\n";
   for (const auto& file : result.files)
     text += file.string() + "\n";
+  text += describe_times(result);
   if (result.verdict)
     return text + describe_verdict(*result.verdict);
   return text + "not proven: no boot was tried\n";

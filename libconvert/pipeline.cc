@@ -447,6 +447,7 @@ ConvertResult Conversion::result() const {
   result.guest = report_.guest;
   result.verdict = report_.verdict;
   result.files = published_;
+  result.times = report_.times;
   return result;
 }
 
@@ -467,8 +468,11 @@ ConvertResult Conversion::run() {
   plan_copy();
   make_layers(options_.output_directory);
   try {
-    copy_and_convert();
-    merge_and_finish();
+    {
+      const StageTimer timer(report_, times_mutex_, "conversion");
+      copy_and_convert();
+      merge_and_finish();
+    }
     guard.check();
     if (options_.boot)
       prove();

@@ -8,10 +8,12 @@
 #include "libconvert/copy/copy.h"
 #include "libconvert/guest/access.h"
 #include "libconvert/guest/plan.h"
+#include "libconvert/report.h"
 #include "libconvert/source/source.h"
 
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -43,6 +45,7 @@ struct ConvertResult {
   std::optional<GuestInfo> guest;           ///< none for disk_only
   std::optional<Verdict> verdict;           ///< none when no boot was tried
   std::vector<std::filesystem::path> files; ///< everything that was published, the report last; empty for a dry run
+  std::map<std::string, StageTime> times;   ///< as in the report; "conversion" is all but the proof ("prove")
   bool proven() const { return verdict && verdict->proven; }
 };
 
