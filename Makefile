@@ -171,7 +171,7 @@ FUZZ_COPY := $(patsubst %,$(B)/bin/fuzz/%_fuzz,free_blocks block_stack)
 fuzz_obj = $(patsubst %.cc,$(B)/fuzz-obj/%.o,$(1))
 fuzz_guest_src := $(filter-out kvmboot/vmm/vm.cc kvmboot/vmm/pc.cc,$(wildcard kvmboot/vmm/*.cc)) \
   $(patsubst %,kvmboot/%.cc,answerer judge patterns) \
-  $(patsubst %,formats/%.cc,overlay image source_file ext_journal ext2_io) $(call room_src,base)
+  $(patsubst %,formats/%.cc,overlay image source_file ext_journal ext2_io kernel_image) $(call room_src,base)
 fuzz_copy_src := $(wildcard libconvert/copy/*free*.cc libconvert/copy/*_log.cc libconvert/copy/*_records.cc libconvert/copy/*_tree.cc) \
   $(patsubst %,formats/%.cc,overlay image source_file ext2_io partitions block_stack mapped_image lvm lvm_config md_array) $(call room_src,base)
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/guest/kernels.h"
 
+#include "formats/kernel_image.h"
+
 #include "base/bytes.h"
 #include "libconvert/guest/filesystem_paths.h"
 #include "libconvert/guest/linux/text.h"
@@ -172,17 +174,6 @@ class KernelSearch {
 };
 
 } // namespace
-
-std::string kernel_image_version(std::string_view head) {
-  const ByteSpan bytes = as_bytes(head);
-  if (head.size() < 0x210 || head.substr(0x202, 4) != "HdrS")
-    return {};
-  const std::size_t at = load_le<std::uint16_t>(bytes, 0x20e) + std::size_t{0x200};
-  if (at == 0x200 || at >= head.size())
-    return {};
-  const std::string_view text = head.substr(at, 256);
-  return std::string(text.substr(0, text.find_first_of(std::string_view(" \0", 2))));
-}
 
 std::vector<Kernel> find_kernels(const GuestFilesystem& guest, const std::vector<std::string>& boot_directories) {
   KernelSearch search(guest);

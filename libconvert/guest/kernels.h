@@ -14,8 +14,5 @@ namespace kvmport {
 /// Every kernel image with its initramfs, newest first. A kernel with several of them (Arch's fallback) comes once for
 /// each. `boot_directories`: where $BOOT may be, besides /boot (the mounted ESP).
 std::vector<Kernel> find_kernels(const GuestFilesystem& guest, const std::vector<std::string>& boot_directories);
-/// The version that an x86 or arm64 kernel image says of itself (Linux x86 boot protocol, field kernel_version), from
-/// its first bytes; empty: none.
-std::string kernel_image_version(std::string_view head);
 
 } // namespace kvmport

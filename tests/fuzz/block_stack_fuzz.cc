@@ -17,7 +17,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         must(!volume.segments.empty() || !volume.unsupported.empty());
       return 0;
     }
-    Input first(data + 1, (size - 1) / 2), second(data + 1 + (size - 1) / 2, size - 1 - (size - 1) / 2);
+    const std::size_t half = size / 2;
+    Input first(data, half), second(data + half, size - half);
+    (void)first.number(1);
     const PiecesDisk a(first, 64U << 20), b(second, 64U << 20);
     const BlockStack stack({{&a, nullptr, 512}, {&b, nullptr, 4096}});
     for (const StackDevice& device : stack.devices()) {
