@@ -7,6 +7,7 @@
 #include "tests/support/tempdir.h"
 
 #include <csignal>
+#include <functional>
 #include <gtest/gtest.h>
 #include <sstream>
 #include <unistd.h>
@@ -189,6 +190,60 @@ TEST_F(Ext4Crash, AKilledReaderIsAnErrorAndNoCrash) {
   }
   EXPECT_THROW((void)volume_->read("/etc/fstab", 100), Error);
   EXPECT_THROW(volume_->rewrite("/etc/fstab", "x"), Error);
+}
+
+TEST_F(Ext4Refusal, AFullInodeTableIsSaid) {
+  put("a", "a");
+  make({"-t", "ext4", "-N", "32"});
+  ASSERT_TRUE(volume_) << why_not_;
+  std::string code;
+  for (int i = 0; i < 100 && code.empty(); i++) {
+    try {
+      volume_->create("/file" + std::to_string(i), "x", 0644);
+    } catch (const Error& error) {
+      code = error.code();
+    }
+  }
+  EXPECT_EQ(code, "GUEST_NO_SPACE");
+  checked();
+}
+
+TEST_F(Ext4Refusal, ProtectedFilesAreNotChanged) {
+  put("fixed", "fixed");
+  put("log", "log");
+  put("dir/file", "x");
+  make({"-t", "ext4"});
+  for (const auto& [path, flags] : {std::pair("/fixed", "0x80010"), {"/log", "0x80020"}, {"/dir", "0x80010"}})
+    must_run({"debugfs", "-w", "-R", std::string("set_inode_field ") + path + " flags " + flags, disk().string()});
+  open();
+  ASSERT_TRUE(volume_) << why_not_;
+  const std::vector<std::function<void()>> changes{
+      [&] { volume_->rewrite("/fixed", "x"); }, [&] { volume_->append("/fixed", "x"); },
+      [&] { volume_->remove("/fixed"); },       [&] { volume_->rename("/fixed", "/other"); },
+      [&] { volume_->rewrite("/log", "x"); },   [&] { volume_->create("/dir/more", "x", 0644); },
+      [&] { volume_->remove("/dir/file"); }};
+  for (const auto& change : changes)
+    EXPECT_THROW(change(), Error);
+  EXPECT_EQ(volume_->list("/dir"), std::vector<std::string>{"file"});
+}
+
+TEST_F(Ext4Refusal, HolesAreZerosAndStayReadable) {
+  fs::create_directories(tree());
+  must_run({"sh", "-c",
+            "cd " + tree().string() +
+                " && truncate -s 9M sparse && printf end >> sparse && printf start | dd of=sparse "
+                "bs=1 conv=notrunc status=none"});
+  make({"-t", "ext4"});
+  ASSERT_TRUE(volume_) << why_not_;
+  std::string expected(9U << 20, '\0');
+  expected.replace(0, 5, "start");
+  expected += "end";
+  EXPECT_TRUE(volume_->read("/sparse", UINT64_MAX) == expected);
+  volume_->copy("/sparse", "/copy");
+  volume_->append("/sparse", "more");
+  EXPECT_TRUE(volume_->read("/copy", UINT64_MAX) == expected);
+  EXPECT_TRUE(volume_->read("/sparse", UINT64_MAX) == expected + "more");
+  checked();
 }
 
 TEST_F(Ext4Refusal, WhatLibext2fsCannotWriteSafelyIsLeftAlone) {

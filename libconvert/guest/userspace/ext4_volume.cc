@@ -58,6 +58,7 @@ class Ext4Volume final : public Volume {
   ext2_ino_t need(const std::string& path) const;
   ext2_inode read_inode(ext2_ino_t ino, const std::string& path) const;
   void write_inode(ext2_ino_t ino, ext2_inode& inode, const std::string& path);
+  void must_be_changeable(ext2_ino_t ino, const std::string& path, bool append = false) const;
   std::optional<std::string> attribute(ext2_ino_t ino, const char* name) const;
   void set_attribute(ext2_ino_t ino, const char* name, const std::string& value, const std::string& path);
   void link(const std::string& path, ext2_ino_t ino, int type);
@@ -100,6 +101,14 @@ ext2_inode Ext4Volume::read_inode(ext2_ino_t ino, const std::string& path) const
 void Ext4Volume::write_inode(ext2_ino_t ino, ext2_inode& inode, const std::string& path) {
   inode.i_ctime = now();
   check_write(::ext2fs_write_inode(fs(), ino, &inode), path);
+}
+
+/// As the kernel refuses to (chattr(1), +i and +a), in place of it.
+void Ext4Volume::must_be_changeable(ext2_ino_t ino, const std::string& path, bool append) const {
+  const ext2_inode inode = read_inode(ino, path);
+  if ((inode.i_flags & (EXT2_IMMUTABLE_FL | (append ? 0U : EXT2_APPEND_FL))) != 0)
+    throw Error("GUEST_WRITE_FAILED", path + " in the guest is protected against changes (chattr +i or +a)", {},
+                "take the protection off in the guest (chattr -i -a), then convert it again");
 }
 
 std::optional<FileStat> Ext4Volume::lstat(const std::string& path) const {
@@ -229,6 +238,7 @@ void Ext4Volume::fill(ext2_ino_t ino, std::uint64_t offset, std::string_view con
 
 void Ext4Volume::rewrite(const std::string& path, std::string_view content) {
   const ext2_ino_t ino = need(path);
+  must_be_changeable(ino, path);
   ext2_file_t file = nullptr;
   check_write(::ext2fs_file_open(fs(), ino, EXT2_FILE_WRITE, &file), path);
   const errcode_t error = ::ext2fs_file_set_size2(file, 0);
@@ -242,6 +252,7 @@ void Ext4Volume::rewrite(const std::string& path, std::string_view content) {
 
 void Ext4Volume::append(const std::string& path, std::string_view content) {
   const ext2_ino_t ino = need(path);
+  must_be_changeable(ino, path, true);
   ext2_inode before = read_inode(ino, path);
   fill(ino, EXT2_I_SIZE(&before), content, path);
   ext2_inode inode = read_inode(ino, path);
@@ -262,6 +273,7 @@ void Ext4Volume::link(const std::string& path, ext2_ino_t ino, int type) {
 
 void Ext4Volume::create(const std::string& path, std::string_view content, std::uint32_t mode) {
   const ext2_ino_t directory = need(guest_path::parent(path));
+  must_be_changeable(directory, guest_path::parent(path), true);
   ext2_ino_t ino = 0;
   check_write(::ext2fs_new_inode(fs(), directory, LINUX_S_IFREG | 0644, nullptr, &ino), path);
   link(path, ino, EXT2_FT_REG_FILE);
@@ -300,6 +312,8 @@ void Ext4Volume::release(ext2_ino_t ino, const std::string& path) {
 
 void Ext4Volume::remove(const std::string& path) {
   const ext2_ino_t ino = need(path);
+  must_be_changeable(ino, path);
+  must_be_changeable(need(guest_path::parent(path)), guest_path::parent(path));
   const auto stat = lstat(path);
   if (stat->type == FileType::directory)
     throw Error("GUEST_WRITE_FAILED", path + " is a directory: it is not removed");
@@ -310,6 +324,7 @@ void Ext4Volume::remove(const std::string& path) {
 
 void Ext4Volume::rename(const std::string& from, const std::string& to) {
   const ext2_ino_t ino = need(from);
+  must_be_changeable(ino, from);
   const ext2_inode inode = read_inode(ino, from);
   if (!LINUX_S_ISREG(inode.i_mode) && !LINUX_S_ISLNK(inode.i_mode))
     throw Error("GUEST_WRITE_FAILED", from + " is neither a file nor a link: it is not renamed");
