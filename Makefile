@@ -172,8 +172,8 @@ fuzz_obj = $(patsubst %.cc,$(B)/fuzz-obj/%.o,$(1))
 fuzz_guest_src := $(filter-out kvmboot/vmm/vm.cc kvmboot/vmm/pc.cc,$(wildcard kvmboot/vmm/*.cc)) \
   $(patsubst %,kvmboot/%.cc,answerer judge patterns) \
   $(patsubst %,formats/%.cc,overlay image source_file ext_journal ext2_io kernel_image) $(call room_src,base)
-fuzz_copy_src := $(wildcard libconvert/copy/*free*.cc libconvert/copy/*_log.cc libconvert/copy/*_records.cc libconvert/copy/*_tree.cc) \
-  $(patsubst %,formats/%.cc,overlay image source_file ext2_io partitions block_stack mapped_image lvm lvm_config md_array) $(call room_src,base)
+fuzz_copy_src := $(wildcard libconvert/copy/*free*.cc libconvert/copy/*_log.cc libconvert/copy/*_tree.cc) \
+  $(patsubst %,formats/%.cc,overlay image source_file ext2_io partitions block_stack mapped_image lvm lvm_config md_array part ntfs_records) $(call room_src,base)
 
 $(B)/fuzz-obj/%.o: %.cc
 	@mkdir -p $(@D)

@@ -5,7 +5,7 @@
 // before it is used, time and memory are bounded.
 #pragma once
 
-#include "formats/image.h"
+#include "formats/part.h"
 
 #include <functional>
 #include <string>
@@ -25,17 +25,6 @@ inline constexpr std::uint64_t shortest_free_range = 64U << 10;
 /// More fragments than that are copied.
 inline constexpr std::size_t most_free_ranges = 1U << 20;
 
-/// Why a filesystem contributes nothing.
-struct Doubt {
-  std::string why;
-  bool hibernated = false;
-};
-
-inline void require(bool right, const char* why) {
-  if (!right)
-    throw Doubt{why};
-}
-
 /// Collects free ranges that come in ascending order.
 class FreeRanges {
  public:
@@ -48,32 +37,6 @@ class FreeRanges {
   Range run_;
   std::vector<Range> list_;
 };
-
-/// The part of a disk in which a filesystem lies.
-class Part {
- public:
-  /// Error IMAGE_CORRUPT when `range` lies outside of the disk.
-  Part(const Image& image, Range range);
-  const Range& range() const { return range_; }
-  std::uint64_t size() const { return range_.length; }
-  bool holds(std::uint64_t offset, std::uint64_t length) const {
-    return offset <= range_.length && length <= range_.length - offset;
-  }
-  /// Offsets count from the part's beginning; what lies outside of it is a Doubt.
-  void read(std::uint64_t offset, std::span<std::byte> out) const;
-  Bytes read(std::uint64_t offset, std::size_t length) const;
-  /// Something else may have taken a place where an old superblock was left over: then that is what counts. libblkid
-  /// names nothing when it sees signatures of two things. `type`: how its name begins, "ext" for all three; empty: it
-  /// must see nothing.
-  void require_content(std::string_view type) const;
-
- private:
-  const Image& image_;
-  const Range range_;
-};
-
-/// The first bit from `i` on that is `value`, at most `limit`. Bit 0 is the lowest of the first byte.
-std::uint64_t find_bit(ByteSpan bits, std::uint64_t i, std::uint64_t limit, bool value);
 
 /// CRC-32C (Castagnoli).
 std::uint32_t crc32c(ByteSpan bytes);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/copy/ntfs_free.h"
 
-#include "libconvert/copy/ntfs_records.h"
+#include "formats/ntfs_records.h"
 
 #include <algorithm>
 #include <bit>
@@ -16,20 +16,19 @@ enum SystemFile : std::uint64_t {
   mirror_file = 1,
   log_file = 2,
   volume_file = 3,
-  root_file = 5,
   bitmap_file = 6,
   boot_file = 7
 };
 
 constexpr std::uint64_t piece = 1U << 20;
-constexpr std::uint64_t longest_log = 1U << 30, longest_index = 64U << 20;
+constexpr std::uint64_t longest_log = 1U << 30;
 constexpr std::uint64_t hibernation_header = 4096; // NTFS_HIBERFILE_HEADER_SIZE
 constexpr std::uint16_t no_client = 0xffff, volume_is_clean = 2;
 
 class NtfsReader {
  public:
   NtfsReader(const Part& part, const Volume& volume)
-      : part_(part), v_(volume), mft_(find_mft()), bitmap_(data_of(bitmap_file)) {}
+      : part_(part), v_(volume), mft_(find_file_table(part, volume)), bitmap_(data_of(bitmap_file)) {}
 
   std::vector<Range> read() {
     check_mirror();
@@ -45,18 +44,7 @@ class NtfsReader {
   }
 
  private:
-  Value find_mft() const {
-    const Record first(v_, part_.read(v_.mft * v_.cluster, v_.record), mft_file);
-    // A list of attributes says that the table goes on elsewhere; its beginning is in this record all the same, but not
-    // whole.
-    require(!first.has(Attribute::list), "its file table lies in too many pieces");
-    auto data = first.find(Attribute::data);
-    require(data && !data->resident && data->runs[0].start == v_.mft, "its file table is damaged");
-    return *data;
-  }
-  Record record(std::uint64_t number) const {
-    return {v_, read_value(part_, v_, mft_, number * v_.record, v_.record), number};
-  }
+  Record record(std::uint64_t number) const { return read_record(part_, v_, mft_, number); }
   Value data_of(std::uint64_t number) const {
     const Record file = record(number);
     require(!file.has(Attribute::list), "its system files lie in too many pieces");
@@ -70,9 +58,6 @@ class NtfsReader {
   void check_log() const;
   void check_log_restarts(const Value& log) const;
   void check_hibernation() const;
-  void check_index_entries(ByteSpan entries) const;
-  void check_index_blocks(const Record& root, std::uint32_t block) const;
-  void check_index_entry(std::uint64_t reference, ByteSpan name) const;
   void require_used(Run run) const;
   std::vector<Range> read_bitmap() const;
 
@@ -139,71 +124,15 @@ void NtfsReader::check_log_restarts(const Value& log) const {
   require(a.lsn == b.lsn ? a.clean && b.clean : a.lsn > b.lsn ? a.clean : b.clean, not_clean);
 }
 
-void NtfsReader::check_index_entry(std::uint64_t reference, ByteSpan name) const {
-  constexpr std::string_view wanted = "hiberfil.sys";
-  if (name.size() != wanted.size() * 2)
-    return;
-  for (std::size_t i = 0; i < wanted.size(); i++) {
-    const auto unit = load_le<std::uint16_t>(name, 2 * i);
-    if ((unit >= 'A' && unit <= 'Z' ? unit + 32 : unit) != static_cast<unsigned char>(wanted[i]))
-      return;
-  }
-  const std::uint64_t number = reference & 0xffffffffffff;
-  require(number < mft_.size / v_.record, "its hiberfil.sys can't be read");
-  const Value data = data_of(number);
-  if (data.size < hibernation_header || !is_zero(read_value(part_, v_, data, 0, hibernation_header)))
-    throw Doubt{"Windows is hibernated in it (or uses Fast Startup)", true};
-}
-
-/// `entries`: from the index header on.
-void NtfsReader::check_index_entries(ByteSpan entries) const {
-  constexpr const char* damaged = "its root directory is damaged";
-  std::size_t at = load_le<std::uint32_t>(entries, 0);
-  const std::size_t end = load_le<std::uint32_t>(entries, 4);
-  require(at >= 16 && at % 8 == 0 && end <= entries.size(), damaged);
-  for (;;) {
-    require(at + 16 <= end, damaged);
-    const std::size_t length = load_le<std::uint16_t>(entries, at + 8), key = load_le<std::uint16_t>(entries, at + 10);
-    const auto flags = load_le<std::uint16_t>(entries, at + 12);
-    require(length >= 16 && length % 8 == 0 && length <= end - at, damaged);
-    if ((flags & 2) != 0) // the end
-      return;
-    require(key >= 66 && key + 16 <= length, damaged);
-    const std::size_t name = std::size_t{2} * load_le<std::uint8_t>(entries, at + 16 + 64);
-    require(66 + name <= key, damaged);
-    check_index_entry(load_le<std::uint64_t>(entries, at), entries.subspan(at + 16 + 66, name));
-    at += length;
-  }
-}
-
-/// Every block that the directory's own map calls used, in any order.
-void NtfsReader::check_index_blocks(const Record& root, std::uint32_t block) const {
-  constexpr const char* damaged = "its root directory is damaged";
-  const auto blocks = root.find(Attribute::index_allocation, "$I30");
-  const auto map = root.find(Attribute::bitmap, "$I30");
-  if (!blocks)
-    return;
-  require(map && !blocks->resident && blocks->size <= longest_index && blocks->size % block == 0, damaged);
-  const std::uint64_t count = blocks->size / block;
-  require(map->size <= longest_index && map->size >= div_round_up(count, 8), damaged);
-  const Bytes used = read_value(part_, v_, *map, 0, div_round_up(count, 8));
-  for (std::uint64_t i = find_bit(used, 0, count, true); i < count; i = find_bit(used, i + 1, count, true)) {
-    Bytes bytes = read_value(part_, v_, *blocks, i * block, block);
-    require(as_text(ByteSpan(bytes).first(4)) == "INDX", damaged);
-    undo_fixup(bytes);
-    check_index_entries(ByteSpan(bytes).subspan(24));
-  }
-}
-
 void NtfsReader::check_hibernation() const {
-  const Record root = record(root_file);
-  require(!root.has(Attribute::list), "its root directory lies in too many pieces");
-  const auto index = root.find(Attribute::index_root, "$I30");
-  require(index && index->resident && index->size >= 32, "its root directory is damaged");
-  const auto block = load_le<std::uint32_t>(index->bytes, 8);
-  require(std::has_single_bit(block) && block >= 512 && block <= 65536, "its root directory is damaged");
-  check_index_entries(ByteSpan(index->bytes).subspan(16));
-  check_index_blocks(root, block);
+  each_root_entry(part_, v_, mft_, [&](std::uint64_t number, const std::string& name) {
+    if (name != "hiberfil.sys")
+      return;
+    require(number < mft_.size / v_.record, "its hiberfil.sys can't be read");
+    const Value data = data_of(number);
+    if (data.size < hibernation_header || !is_zero(read_value(part_, v_, data, 0, hibernation_header)))
+      throw Doubt{"Windows is hibernated in it (or uses Fast Startup)", true};
+  });
 }
 
 void NtfsReader::require_used(Run run) const {

@@ -50,6 +50,18 @@ const std::vector<Refusal>& quick_refusals() {
          fs::resize_file(disk, fs::file_size(disk) * 6 / 10);
          return std::vector{disk.string()};
        }},
+      {"windows", "GUEST_UNSUPPORTED",
+       [](const fs::path& d) {
+         const fs::path disk = d / "windows.img", mounted = d / "mounted";
+         { UniqueFd fd = create_new(disk); }
+         fs::resize_file(disk, 32U << 20);
+         fs::create_directories(mounted);
+         must_run({"mkntfs", "-q", "-F", disk.string()});
+         must_run({"ntfs-3g", disk.string(), mounted.string()});
+         fs::create_directories(mounted / "Windows" / "System32");
+         must_run({"umount", mounted.string()});
+         return std::vector{disk.string()};
+       }},
       {"encrypted", "IMAGE_ENCRYPTED",
        [](const fs::path& d) {
          const fs::path disk = disk_as(d, "qcow2");

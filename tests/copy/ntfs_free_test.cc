@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "libconvert/copy/ntfs_records.h"
+#include "formats/ntfs_records.h"
 #include "tests/copy/free_fixtures.h"
 
 namespace kvmport::test {

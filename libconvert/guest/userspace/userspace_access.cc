@@ -2,6 +2,7 @@
 // A guest without an appliance: partitions, md arrays and logical volumes as maps over the overlays, ext2/3/4 by
 // libext2fs, EFI system partitions by mtools. What can't be done safely here is left to the appliance.
 #include "formats/block_stack.h"
+#include "formats/ntfs_records.h"
 #include "libconvert/guest/access.h"
 #include "libconvert/guest/assembly.h"
 #include "libconvert/guest/inspect_system.h"
@@ -15,7 +16,7 @@ namespace kvmport {
 namespace {
 
 /// What a filesystem may be called that holds a system, but can't be read here.
-constexpr std::array<std::string_view, 9> foreign_systems{"xfs",      "btrfs", "ntfs",     "jfs",       "f2fs",
+constexpr std::array<std::string_view, 8> foreign_systems{"xfs",      "btrfs", "jfs",      "f2fs",
                                                           "reiserfs", "ufs",   "bcachefs", "zfs_member"};
 
 bool is_ext(const std::string& type) {
@@ -130,6 +131,8 @@ class UserspaceAccess final : public GuestAccess, private GuestAssembly {
   RootSearch find_roots() {
     RootSearch search;
     for (const BlockDevice& device : info().devices) {
+      if (device.type == "ntfs" && holds_windows(device))
+        search.windows.push_back(device.source_name);
       if (std::ranges::find(foreign_systems, device.type) != foreign_systems.end())
         throw NotPlain{device.source_name + " holds " + device.type};
       if (!is_ext(device.type))
@@ -146,6 +149,15 @@ class UserspaceAccess final : public GuestAccess, private GuestAssembly {
     if (search.roots.empty() && encrypted && !options_.keys.empty())
       throw NotPlain{"it is encrypted"};
     return search;
+  }
+
+  bool holds_windows(const BlockDevice& device) const {
+    const StackDevice& found = stack_device(device);
+    try {
+      return ntfs_holds_windows(*found.place.image, found.range());
+    } catch (const Doubt& doubt) {
+      throw NotPlain{device.source_name + " holds an NTFS that can't be understood: " + doubt.why};
+    }
   }
 
   /// As find_roots() of the appliance has it.
@@ -172,8 +184,11 @@ class UserspaceAccess final : public GuestAccess, private GuestAssembly {
     return root;
   }
 
+  const StackDevice& stack_device(const BlockDevice& device) const {
+    return stack_->devices()[static_cast<std::size_t>(&device - info().devices.data())];
+  }
   std::unique_ptr<Volume> open(const BlockDevice& device) const {
-    const StackDevice& found = stack_->devices()[static_cast<std::size_t>(&device - info().devices.data())];
+    const StackDevice& found = stack_device(device);
     std::string why_not = "it holds " + (device.type.empty() ? "no known filesystem" : device.type);
     std::unique_ptr<Volume> volume;
     if (is_ext(device.type))

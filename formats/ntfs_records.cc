@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "libconvert/copy/ntfs_records.h"
+#include "formats/ntfs_records.h"
 
 #include <algorithm>
 #include <bit>
@@ -174,4 +174,94 @@ Bytes read_value(const Part& part, const Volume& volume, const Value& value, std
   return bytes;
 }
 
+Value find_file_table(const Part& part, const Volume& volume) {
+  const Record first(volume, part.read(volume.mft * volume.cluster, volume.record), 0);
+  // A list of attributes says that the table goes on elsewhere; its beginning is in this record all the same, but not
+  // whole.
+  require(!first.has(Attribute::list), "its file table lies in too many pieces");
+  auto data = first.find(Attribute::data);
+  require(data && !data->resident && data->runs[0].start == volume.mft, "its file table is damaged");
+  return *data;
+}
+
+Record read_record(const Part& part, const Volume& volume, const Value& table, std::uint64_t number) {
+  return {volume, read_value(part, volume, table, number * volume.record, volume.record), number};
+}
+
+namespace {
+
+using EntryVisitor = std::function<void(std::uint64_t number, const std::string& name)>;
+constexpr const char* damaged_root = "its root directory is damaged";
+
+/// UTF-16LE.
+std::string lower_name(ByteSpan name) {
+  std::string text;
+  for (std::size_t at = 0; at < name.size(); at += 2) {
+    const auto unit = load_le<std::uint16_t>(name, at);
+    text += unit >= 'A' && unit <= 'Z' ? static_cast<char>(unit + 32) : unit < 0x80 ? static_cast<char>(unit) : '?';
+  }
+  return text;
+}
+
+/// `entries`: from the index header on.
+void each_index_entry(ByteSpan entries, const EntryVisitor& visit) {
+  std::size_t at = load_le<std::uint32_t>(entries, 0);
+  const std::size_t end = load_le<std::uint32_t>(entries, 4);
+  require(at >= 16 && at % 8 == 0 && end <= entries.size(), damaged_root);
+  for (;;) {
+    require(at + 16 <= end, damaged_root);
+    const std::size_t length = load_le<std::uint16_t>(entries, at + 8), key = load_le<std::uint16_t>(entries, at + 10);
+    const auto flags = load_le<std::uint16_t>(entries, at + 12);
+    require(length >= 16 && length % 8 == 0 && length <= end - at, damaged_root);
+    if ((flags & 2) != 0) // the end
+      return;
+    require(key >= 66 && key + 16 <= length, damaged_root);
+    const std::size_t name = std::size_t{2} * load_le<std::uint8_t>(entries, at + 16 + 64);
+    require(66 + name <= key, damaged_root);
+    visit(load_le<std::uint64_t>(entries, at) & 0xffffffffffff, lower_name(entries.subspan(at + 16 + 66, name)));
+    at += length;
+  }
+}
+
+} // namespace
+
+void each_root_entry(const Part& part, const Volume& volume, const Value& table, const EntryVisitor& visit) {
+  constexpr std::uint64_t root_file = 5, longest_index = 64U << 20;
+  const Record root = read_record(part, volume, table, root_file);
+  require(!root.has(Attribute::list), "its root directory lies in too many pieces");
+  const auto index = root.find(Attribute::index_root, "$I30");
+  require(index && index->resident && index->size >= 32, damaged_root);
+  const auto block = load_le<std::uint32_t>(index->bytes, 8);
+  require(std::has_single_bit(block) && block >= 512 && block <= 65536, damaged_root);
+  each_index_entry(ByteSpan(index->bytes).subspan(16), visit);
+  // Every block that the directory's own map calls used.
+  const auto blocks = root.find(Attribute::index_allocation, "$I30");
+  const auto map = root.find(Attribute::bitmap, "$I30");
+  if (!blocks)
+    return;
+  require(map && !blocks->resident && blocks->size <= longest_index && blocks->size % block == 0, damaged_root);
+  const std::uint64_t count = blocks->size / block;
+  require(map->size <= longest_index && map->size >= div_round_up(count, 8), damaged_root);
+  const Bytes used = read_value(part, volume, *map, 0, div_round_up(count, 8));
+  for (std::uint64_t i = find_bit(used, 0, count, true); i < count; i = find_bit(used, i + 1, count, true)) {
+    Bytes bytes = read_value(part, volume, *blocks, i * block, block);
+    require(as_text(ByteSpan(bytes).first(4)) == "INDX", damaged_root);
+    undo_fixup(bytes);
+    each_index_entry(ByteSpan(bytes).subspan(24), visit);
+  }
+}
+
 } // namespace kvmport::ntfs
+
+namespace kvmport {
+
+bool ntfs_holds_windows(const Image& image, Range range) {
+  const Part part(image, range);
+  const ntfs::Volume volume = ntfs::check_boot_sector(part.read(0, 512), part);
+  bool found = false;
+  ntfs::each_root_entry(part, volume, ntfs::find_file_table(part, volume),
+                        [&](std::uint64_t, const std::string& name) { found = found || name == "windows"; });
+  return found;
+}
+
+} // namespace kvmport

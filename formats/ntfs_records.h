@@ -3,9 +3,12 @@
 // 0.5, "Files: $Boot", "Concepts: FILE Record, Fixup, Attribute Header, Data Runs". What is damaged is a Doubt.
 #pragma once
 
-#include "libconvert/copy/free_map.h"
+#include "formats/part.h"
 
+#include <functional>
 #include <optional>
+#include <string>
+#include <vector>
 
 namespace kvmport::ntfs {
 
@@ -61,4 +64,20 @@ class Record {
 /// Bytes of a value.
 Bytes read_value(const Part& part, const Volume& volume, const Value& value, std::uint64_t offset, std::size_t length);
 
+/// The file table's data, from its own first record.
+Value find_file_table(const Part& part, const Volume& volume);
+Record read_record(const Part& part, const Volume& volume, const Value& table, std::uint64_t number);
+/// Calls `visit` with the number and the name (lower case; what is no ASCII is '?') of each entry of the root
+/// directory, in no order; a file may have several names.
+void each_root_entry(const Part& part, const Volume& volume, const Value& table,
+                     const std::function<void(std::uint64_t number, const std::string& name)>& visit);
+
 } // namespace kvmport::ntfs
+
+namespace kvmport {
+
+/// Whether Windows is installed on the NTFS volume in `range`: its root directory has a "Windows". Throws a Doubt when
+/// the volume can't be understood.
+bool ntfs_holds_windows(const Image& image, Range range);
+
+} // namespace kvmport
