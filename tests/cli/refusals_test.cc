@@ -50,18 +50,6 @@ const std::vector<Refusal>& quick_refusals() {
          fs::resize_file(disk, fs::file_size(disk) * 6 / 10);
          return std::vector{disk.string()};
        }},
-      {"windows", "GUEST_UNSUPPORTED",
-       [](const fs::path& d) {
-         const fs::path disk = d / "windows.img", mounted = d / "mounted";
-         { UniqueFd fd = create_new(disk); }
-         fs::resize_file(disk, 32U << 20);
-         fs::create_directories(mounted);
-         must_run({"mkntfs", "-q", "-F", disk.string()});
-         must_run({"ntfs-3g", disk.string(), mounted.string()});
-         fs::create_directories(mounted / "Windows" / "System32");
-         must_run({"umount", mounted.string()});
-         return std::vector{disk.string()};
-       }},
       {"encrypted", "IMAGE_ENCRYPTED",
        [](const fs::path& d) {
          const fs::path disk = disk_as(d, "qcow2");
@@ -221,6 +209,23 @@ TEST(GuestRefusals, DamagedFilesystem) {
   for (std::uint64_t at = 2048; at < 6144; at++) // the group descriptors of 1 KiB blocks
     poke(disk, at, static_cast<std::uint8_t>(at * 37 + 11));
   expect_refusal({disk.string()}, dir.path() / "out", "GUEST_UNCLEAN");
+}
+
+TEST(GuestRefusals, Windows) {
+  TempDir dir;
+  const fs::path disk = dir.path() / "windows.img", mounted = dir.path() / "mounted";
+  { UniqueFd fd = create_new(disk); }
+  fs::resize_file(disk, 32U << 20);
+  fs::create_directories(mounted);
+  must_run({"mkntfs", "-q", "-F", disk.string()});
+  must_run({"ntfs-3g", disk.string(), mounted.string()});
+  fs::create_directories(mounted / "Windows" / "System32");
+  must_run({"umount", mounted.string()});
+  // "userspace": without an appliance.
+  expect_refusal({disk.string()}, dir.path() / "out", "GUEST_UNSUPPORTED", {"--guest-access", "userspace"});
+  const ProcessResult result =
+      run_process(convert_argv({disk.string()}, dir.path() / "out", {"--no-boot"}), std::chrono::minutes(5));
+  EXPECT_NE(result.err.find("the guest is Windows (/dev/sda)"), std::string::npos) << result.err;
 }
 
 TEST(GuestRefusals, NoOperatingSystem) {
