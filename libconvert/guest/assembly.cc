@@ -91,10 +91,12 @@ RootCandidate GuestAssembly::choose_root(const RootSearch& search, const Applian
   }
   if (search.roots.size() == 1)
     return search.roots.front();
-  // A copy of a system (backup, snapshot) has the fstab of the original, which names the original.
+  // A copy of a system (backup, snapshot) has the fstab of the original, which names the original; but names that go by
+  // the place of a disk name whatever is there.
   std::vector<RootCandidate> own;
   for (const auto& root : search.roots) {
-    const BlockDevice* named = root.fstab_root.empty() ? nullptr : by_spec(root.fstab_root);
+    const bool tells = !root.fstab_root.empty() && !linux_guest::DeviceTranslator::depends_on_bus(root.fstab_root);
+    const BlockDevice* named = tells ? by_spec(root.fstab_root) : nullptr;
     const std::string subvolume = linux_guest::glob_match("*subvol=*", root.fstab_options)
                                       ? root.fstab_options.substr(root.fstab_options.find("subvol=") + 7)
                                       : "";

@@ -30,7 +30,8 @@ report() {
     fi
   done
   if [ -f $3/etc/fstab ] && [ ! -L $3/etc/fstab ]; then
-    printf '@fstab %s\n' "$(head -c 65536 $3/etc/fstab | awk '$1 !~ /^#/ && $2 == "/" {print $1, $4; exit}')"
+    printf '@fstab %s\n' "$(head -c 65536 $3/etc/fstab | while read -r d p t o rest; do
+      case $d in \#*) continue;; esac; if [ "$p" = / ]; then echo "$d $o"; break; fi; done)"
   fi
 }
 try() {

@@ -243,6 +243,26 @@ TEST(GuestRefusals, SeveralOperatingSystems) {
   expect_refusal(disks, dir.path() / "out", "GUEST_AMBIGUOUS");
 }
 
+/// Both ways take the original, which the copy's fstab names by its UUID.
+TEST(GuestRefusals, ACopyOfTheSystemIsNoOtherSystem) {
+  TempDir dir;
+  const auto copy_of_a = [](const fs::path& tree) {
+    small_system(tree);
+    write_file_durably(tree / "etc/fstab", "# both\nUUID=00000000-1111-2222-3333-444444444444 / ext4 defaults 0 1\n");
+  };
+  std::vector<std::string> argv{command("kvm-v2v").string(), "inspect", "--json"};
+  for (const char* name : {"copy.img", "original.img"})
+    argv.push_back(ext4_disk(dir.path(), name, copy_of_a).string());
+  must_run({"tune2fs", "-U", "00000000-1111-2222-3333-444444444444", argv.back()});
+  for (const char* access : {"userspace", "appliance"}) {
+    argv.insert(argv.end(), {"--guest-access", access});
+    const ProcessResult result = run_process(argv, std::chrono::minutes(10));
+    EXPECT_EQ(result.exit_code, 0) << result.out << result.err;
+    EXPECT_EQ(last_event(result).value("root_device", ""), "/dev/sdb") << result.out;
+    argv.resize(argv.size() - 2);
+  }
+}
+
 TEST(GuestRefusals, Hibernated) {
   TempDir dir;
   const fs::path disk = ext4_disk(dir.path(), "a.img", small_system);
