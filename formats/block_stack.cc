@@ -112,8 +112,9 @@ void BlockStack::add_arrays() {
     std::vector<MapPiece> pieces;
     array.unsupported = assemble_md(members, pieces);
     add_mapped(std::move(array), std::move(pieces));
-    if (StackDevice& added = devices_.back();
-        added.unsupported.empty() && added.content.type.empty() && !read_partitions(*added.place.image).kind.empty()) {
+    if (StackDevice& added = devices_.back(); added.kind == StackDevice::Kind::array && added.unsupported.empty() &&
+                                              added.content.type.empty() &&
+                                              !read_partitions(*added.place.image).kind.empty()) {
       added.unsupported = "it is partitioned";
       added.place = {};
     }

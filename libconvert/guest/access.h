@@ -39,7 +39,9 @@ std::unique_ptr<GuestAccess> open_guest(const Machine& machine, const std::vecto
                                         const std::filesystem::path& socket_directory, EventSink& sink,
                                         const StopToken& stop);
 
-/// Only user space; nothing (and the reason in `why_not`) when it is not safe or not enough.
+/// Only user space; nothing (and the reason in `why_not`) when it is not safe or not enough. A guest that can't be
+/// converted either way is refused here: Errors GUEST_NOT_FOUND, GUEST_AMBIGUOUS, GUEST_HIBERNATED, GUEST_INCOMPLETE,
+/// GUEST_NO_SPACE, KEY_MISSING, GUEST_UNSUPPORTED.
 std::unique_ptr<GuestAccess> open_guest_in_userspace(const Machine& machine, const std::vector<Overlay*>& disks,
                                                      const ApplianceOptions& options, std::string& why_not);
 

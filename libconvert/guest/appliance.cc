@@ -5,11 +5,9 @@
 #include "libconvert/guest/appliance_handle.h"
 #include "libconvert/guest/assembly.h"
 #include "libconvert/guest/filesystem_guestfs.h"
-#include "libconvert/guest/filesystem_paths.h"
 #include "libconvert/guest/inspect_devices.h"
 #include "libconvert/guest/inspect_roots.h"
 #include "libconvert/guest/inspect_system.h"
-#include "libconvert/guest/kernels.h"
 #include "libconvert/guest/linux/device_names.h"
 #include "libconvert/guest/linux/text.h"
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "formats/kernel_image.h"
 #include "libconvert/guest/inspect_devices.h"
 #include "libconvert/guest/inspect_roots.h"
 #include "libconvert/guest/inspect_system.h"
-#include "formats/kernel_image.h"
 #include "libconvert/guest/kernels.h"
 #include "tests/guest/guest_tree.h"
 

@@ -27,9 +27,9 @@ std::vector<std::string> convert_argv(const std::vector<std::string>& sources, c
 std::string identifier(std::string name);
 /// Every file below `directory` with its SHA-256.
 std::map<std::string, std::string> digests(const std::filesystem::path& directory);
-/// The content of every ext and FAT filesystem of a disk image, in partitions and logical volumes: "DEVICE:PATH" (device
-/// as "1" for the first partition, or "vg0/root") with type, mode, owner, label and a digest of its content. Fails the
-/// test when e2fsck or fsck.vfat find anything. `scratch`: a directory for a raw copy.
+/// The content of every ext and FAT filesystem of a disk image, in partitions and logical volumes: "DEVICE:PATH"
+/// (device as "1" for the first partition, or "vg0/root") with type, mode, owner, label and a digest of its content.
+/// Fails the test when e2fsck or fsck.vfat find anything. `scratch`: a directory for a raw copy.
 std::map<std::string, std::string> tree_of(const std::filesystem::path& disk, const std::filesystem::path& scratch);
 
 } // namespace kvmport::test

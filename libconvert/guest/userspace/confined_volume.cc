@@ -9,6 +9,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sys/socket.h>
+#include <type_traits>
 #include <unistd.h>
 
 namespace kvmport {
@@ -107,6 +108,7 @@ std::string text_of(const json& value) {
   const auto& bytes = value.get_binary();
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
+
 // --- in the child ---
 
 /// The filesystem's bytes, by way of the parent.
@@ -226,30 +228,34 @@ class ConfinedVolume final : public Volume {
   ConfinedVolume(WritableImage& disk, Range range, std::string& why_not)
       : disk_(disk), range_(range), child_([size = range.length](int socket) { return work(socket, size); }),
         channel_(child_.socket()) {
-    why_not = text_of(answer().words);
+    why_not = understood([&] { return text_of(answer().words); });
   }
 
   std::optional<FileStat> lstat(const std::string& path) const override {
     const auto known = stats_.find(path);
-    return known != stats_.end() ? known->second : stats_[path] = ask_stat(path);
+    return known != stats_.end() ? known->second : stats_[path] = understood([&] { return ask_stat(path); });
   }
   std::vector<std::string> list(const std::string& directory) const override {
-    std::vector<std::string> names;
-    for (const json& name : ask({"list", binary(directory)}).words)
-      names.push_back(text_of(name));
-    return names;
+    return understood([&] {
+      std::vector<std::string> names;
+      for (const json& name : ask({"list", binary(directory)}).words)
+        names.push_back(text_of(name));
+      return names;
+    });
   }
   std::string read(const std::string& path, std::uint64_t bytes) const override {
     return ask({"read", binary(path), bytes}).content;
   }
   std::string readlink(const std::string& path) const override {
-    return text_of(ask({"readlink", binary(path)}).words);
+    return understood([&] { return text_of(ask({"readlink", binary(path)}).words); });
   }
   std::optional<std::string> label(const std::string& path) const override {
     const json found = ask({"label", binary(path)}).words;
-    return found.is_null() ? std::nullopt : std::optional(text_of(found));
+    return understood([&] { return found.is_null() ? std::nullopt : std::optional(text_of(found)); });
   }
-  FreeSpace free_space() const override { return {"", ask({"free_space"}).words.get<std::uint64_t>()}; }
+  FreeSpace free_space() const override {
+    return {"", understood([&] { return ask({"free_space"}).words.get<std::uint64_t>(); })};
+  }
 
   void rewrite(const std::string& path, std::string_view content) override {
     change({"rewrite", binary(path)}, content);
@@ -294,9 +300,18 @@ class ConfinedVolume final : public Volume {
     return answer();
   }
 
+  /// What `read` makes of an answer; one that makes no sense is no better than none.
+  template <class Read> static std::invoke_result_t<Read> understood(Read read) {
+    try {
+      return read();
+    } catch (const json::exception&) {
+      ended();
+    }
+  }
+
   /// Does what the child asks for until it answers.
   Message answer() const {
-    try {
+    return understood([&]() -> Message {
       while (auto message = channel_.receive()) {
         switch (message->what) {
         case What::read:
@@ -313,9 +328,8 @@ class ConfinedVolume final : public Volume {
           ended();
         }
       }
-    } catch (const json::exception&) { // that is no answer
-    }
-    ended();
+      ended();
+    });
   }
 
   bool transfer(const Message& message) const {
