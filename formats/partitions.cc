@@ -214,8 +214,10 @@ bool made_for_uefi(const Image& disk) {
 }
 
 Content probe_content(const Image& disk, Range range) {
-  constexpr std::uint64_t head = 4U << 20, tail = 1U << 20;
-  constexpr std::size_t piece = 64U << 10;
+  constexpr std::uint64_t piece = 64U << 10;
+  // Where libblkid looks: most signatures lie in the first 64 KiB, those of UDF and ZFS up to 1 MiB from the beginning,
+  // that of VMFS at 2 MiB, those of ZFS and of RAID members in the last 512 KiB.
+  constexpr std::uint64_t head = (1U << 20) + piece, vmfs = 2U << 20, tail = (512U << 10) + piece;
   Content content;
   if (range.length == 0 || !inside(disk, range.offset, range.length))
     return content;
@@ -230,13 +232,18 @@ Content probe_content(const Image& disk, Range range) {
   const UniqueFd fd(::memfd_create("kvmport-probe", MFD_CLOEXEC));
   if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(range.length)) != 0)
     throw system_error(errno, "can't make a temporary file in memory");
-  const std::uint64_t first = std::min(head, range.length), last = std::min(tail, range.length - first);
-  for (const Range part : {Range{0, first}, Range{range.length - last, last}}) {
-    const Bytes bytes = read_at(disk, range.offset + part.offset, part.length);
-    for (std::size_t at = 0; at < bytes.size(); at += piece)
-      if (const ByteSpan one = ByteSpan(bytes).subspan(at, std::min(piece, bytes.size() - at)); !is_zero(one))
-        write_exact(fd.get(), part.offset + at, one, "probe");
-  }
+  Bytes buffer(piece);
+  const auto take = [&](Range part) {
+    for (std::uint64_t at = part.offset; at < std::min(part.end(), range.length); at += piece) {
+      const auto bytes = std::span(buffer).first(std::min({piece, part.end() - at, range.length - at}));
+      disk.read(range.offset + at, bytes);
+      if (!is_zero(bytes))
+        write_exact(fd.get(), at, bytes, "probe");
+    }
+  };
+  take({0, head});
+  take({vmfs, piece});
+  take({range.length - std::min(tail, range.length), tail});
 
   const std::unique_ptr<blkid_struct_probe, decltype(&::blkid_free_probe)> probe(::blkid_new_probe(),
                                                                                  ::blkid_free_probe);

@@ -6,9 +6,11 @@
 #include "libconvert/guest/userspace/volume.h"
 #include "tests/support/tempdir.h"
 
+#include <algorithm>
 #include <csignal>
+#include <fmt/format.h>
 #include <functional>
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 #include <sstream>
 #include <unistd.h>
 
@@ -243,6 +245,30 @@ TEST_F(Ext4Refusal, HolesAreZerosAndStayReadable) {
   volume_->append("/sparse", "more");
   EXPECT_TRUE(volume_->read("/copy", UINT64_MAX) == expected);
   EXPECT_TRUE(volume_->read("/sparse", UINT64_MAX) == expected + "more");
+  checked();
+}
+
+TEST_F(Ext4Refusal, LargeFilesAreReadInTheirOrderAndAsTheyAreNow) {
+  std::string expected;
+  for (unsigned i = 0; i < 300000; i++)
+    expected += std::to_string(i) + "\n";
+  put("large", expected);
+  make({"-t", "ext4", "-b", "4096"});
+  // Blocks that are allocated and were never written are zeros, whatever lies there.
+  const std::uint64_t end = round_up(expected.size(), 4096) / 4096;
+  must_run({"debugfs", "-w", "-R", fmt::format("sif /large size {}", (end + 80) * 4096), disk().string()});
+  must_run({"debugfs", "-w", "-R", fmt::format("fallocate /large {} {}", end + 8, end + 80), disk().string()});
+  EXPECT_THAT(debugfs(disk(), "dump_extents /large"), testing::HasSubstr("Uninit"));
+  open();
+  ASSERT_TRUE(volume_) << why_not_;
+  EXPECT_TRUE(volume_->read("/large", 300000) == expected.substr(0, 300000));
+  expected.resize((end + 80) * 4096);
+  EXPECT_TRUE(volume_->read("/large", UINT64_MAX) == expected);
+  volume_->append("/large", "more");
+  EXPECT_TRUE(volume_->read("/large", UINT64_MAX) == expected + "more");
+  std::ranges::reverse(expected);
+  volume_->rewrite("/large", expected);
+  EXPECT_TRUE(volume_->read("/large", UINT64_MAX) == expected);
   checked();
 }
 

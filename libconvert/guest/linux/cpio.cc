@@ -33,18 +33,24 @@ std::uint32_t field(std::string_view header, std::size_t index) {
 } // namespace
 
 bool CpioReader::take(std::span<char> out) {
-  const std::size_t got = source_(out);
-  position_ += got;
-  return got == out.size();
+  while (!out.empty()) {
+    const std::string_view bytes = source_(out.size());
+    if (bytes.empty())
+      return false;
+    bytes.copy(out.data(), bytes.size());
+    position_ += bytes.size();
+    out = out.subspan(bytes.size());
+  }
+  return true;
 }
 
 void CpioReader::skip(std::uint64_t bytes) {
-  std::array<char, 16384> buffer; // NOLINT: filled before use
   while (bytes > 0) {
-    const auto part = static_cast<std::size_t>(std::min<std::uint64_t>(bytes, buffer.size()));
-    if (!take(std::span(buffer).first(part)))
+    const std::size_t got = source_(static_cast<std::size_t>(bytes)).size();
+    if (got == 0)
       throw unreadable("it ends in the middle of a file");
-    bytes -= part;
+    position_ += got;
+    bytes -= got;
   }
 }
 

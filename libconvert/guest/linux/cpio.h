@@ -22,8 +22,8 @@ struct CpioEntry {
   bool is_link() const { return (mode & 0170000U) == 0120000U; }
 };
 
-/// Fills the span as far as it can; fewer bytes only at the end.
-using ByteSource = std::function<std::size_t(std::span<char>)>;
+/// The next bytes, at least one and at most `most`, which stay until the next call; none only at the end.
+using ByteSource = std::function<std::string_view(std::size_t most)>;
 
 /// Reads entries up to the trailer, then the next archive of the same stream, as the kernel does. Errors:
 /// INITRAMFS_UNREADABLE.

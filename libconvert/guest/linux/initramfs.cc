@@ -138,32 +138,22 @@ class KernelStep {
     return renamed;
   }
 
+  /// Bytes are appended only, so the old file is the beginning of the new one: it needs no copy, which on a small /boot
+  /// would take the room of the next kernel.
   void append(const std::string& part, const std::string& reason) {
-    const bool repack = cannot_be_appended_to(*tree_, kernel_.version);
-    keep_old(repack);
-    if (repack) {
-      const std::string packed = repacked(image_, *tree_);
-      draft_.write(kernel_.initramfs, packed + padding(packed.size()) + part,
-                   reason + "; packed anew with gzip, because this kernel takes nothing after lz4");
-    } else {
+    const std::string size = std::to_string(image_.size());
+    if (!cannot_be_appended_to(*tree_, kernel_.version)) {
       draft_.append(kernel_.initramfs, padding(image_.size()) + part, reason);
+      draft_.note(kernel_.initramfs + ": its first " + size + " bytes are the old file, unchanged (truncate -s " +
+                  size + " brings it back)");
+      return;
     }
-  }
-
-  /// The old file stays beside the new one where there is ample room; small /boot filesystems need theirs for the next
-  /// kernel.
-  void keep_old(bool necessary) {
     const std::string beside = kernel_.initramfs + std::string(aside_suffix);
-    const auto space = draft_.guest().free_space(kernel_.initramfs);
-    const std::uint64_t size = image_.size();
-    if (draft_.exists(beside))
-      return;
-    if (space && space->bytes < 4 * size + (32U << 20) && !necessary) {
-      draft_.note(kernel_.initramfs + " was appended to; its first " + std::to_string(size) +
-                  " bytes are the old file (no room was there for a copy)");
-      return;
-    }
-    draft_.copy(kernel_.initramfs, beside, "the old initramfs, should the new one be unwanted");
+    if (!draft_.exists(beside))
+      draft_.copy(kernel_.initramfs, beside, "the old initramfs, should the new one be unwanted");
+    const std::string packed = repacked(image_, *tree_);
+    draft_.write(kernel_.initramfs, packed + padding(packed.size()) + part,
+                 reason + "; packed anew with gzip, because this kernel takes nothing after lz4");
   }
 
   const GuestInfo& info_;

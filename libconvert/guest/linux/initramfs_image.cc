@@ -69,19 +69,24 @@ class Decompressor {
       throw failure();
   }
 
-  std::size_t read(std::span<char> out) {
-    std::size_t done = 0;
-    while (done < out.size()) {
-      const auto n = ::archive_read_data(archive_.get(), out.data() + done, out.size() - done);
-      if (n < 0)
+  /// As ByteSource.
+  std::string_view next(std::size_t most) {
+    while (block_.empty()) {
+      const void* start = nullptr;
+      std::size_t size = 0;
+      la_int64_t offset = 0;
+      const int result = ::archive_read_data_block(archive_.get(), &start, &size, &offset);
+      if (result == ARCHIVE_EOF)
+        return {};
+      if (result != ARCHIVE_OK)
         throw failure();
-      if (n == 0)
-        break;
-      done += static_cast<std::size_t>(n);
-      if ((produced_ += static_cast<std::uint64_t>(n)) > most_unpacked)
+      block_ = {static_cast<const char*>(start), size};
+      if ((produced_ += size) > most_unpacked)
         throw unreadable("the initramfs is too large", "more than 4 GiB unpacked");
     }
-    return done;
+    const std::string_view part = block_.substr(0, most);
+    block_.remove_prefix(part.size());
+    return part;
   }
   /// Bytes handed over so far: at most `feed` of them are not used yet.
   std::size_t consumed() const { return at_; }
@@ -102,6 +107,7 @@ class Decompressor {
   std::string_view bytes_;
   std::size_t at_ = 0;
   std::uint64_t produced_ = 0;
+  std::string_view block_; ///< decompressed and not handed out yet
   std::unique_ptr<archive, int (*)(archive*)> archive_;
 };
 
@@ -130,10 +136,10 @@ void visit_all(CpioReader& reader, const InitramfsVisitor& visit) {
 /// A plain part; returns where it ends.
 std::size_t walk_plain(std::string_view image, std::size_t start, const InitramfsVisitor& visit) {
   std::string_view rest = image.substr(start);
-  CpioReader reader([&](std::span<char> out) {
-    const std::size_t n = rest.copy(out.data(), out.size());
-    rest.remove_prefix(n);
-    return n;
+  CpioReader reader([&](std::size_t most) {
+    const std::string_view part = rest.substr(0, most);
+    rest.remove_prefix(part.size());
+    return part;
   });
   visit_all(reader, visit);
   return start + reader.end();
@@ -143,7 +149,7 @@ std::size_t walk_plain(std::string_view image, std::size_t start, const Initramf
 std::size_t walk_stream(std::string_view bytes, const InitramfsVisitor& visit, std::size_t& consumed) {
   Decompressor stream(bytes);
   try {
-    CpioReader reader([&](std::span<char> out) { return stream.read(out); });
+    CpioReader reader([&](std::size_t most) { return stream.next(most); });
     visit_all(reader, visit);
   } catch (...) {
     consumed = stream.consumed();
@@ -256,16 +262,10 @@ std::string decompress(std::string_view bytes, std::uint64_t limit) {
     return std::string(bytes);
   Decompressor stream(bytes);
   std::string out;
-  while (true) {
-    const std::size_t at = out.size();
-    out.resize(at + (1U << 18));
-    const std::size_t n = stream.read(std::span(out).subspan(at));
-    out.resize(at + n);
-    if (out.size() > limit)
+  for (auto part = stream.next(limit + 1); !part.empty(); part = stream.next(limit + 1))
+    if (out.append(part).size() > limit)
       throw unreadable("a compressed file is too large", "more than " + std::to_string(limit) + " bytes unpacked");
-    if (n == 0)
-      return out;
-  }
+  return out;
 }
 
 std::string compress_gzip(std::string_view bytes) {

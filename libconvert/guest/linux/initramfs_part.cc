@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/process.h"
 #include "libconvert/guest/filesystem_paths.h"
+#include "libconvert/guest/linux/module_indexes.h"
 #include "libconvert/guest/linux/text.h"
 
 #include <algorithm>
@@ -19,8 +20,13 @@ namespace {
 
 constexpr std::uint64_t most_module = 256U << 20;
 constexpr auto depmod_time = std::chrono::minutes(5);
-/// Written by the kernel's build, not by depmod; depmod reads them.
-constexpr std::array<const char*, 3> kernel_lists{"modules.order", "modules.builtin", "modules.builtin.modinfo"};
+/// Made of what is built into the kernel: the same whatever modules an initramfs holds. depmod reads the first three.
+constexpr std::array<const char*, 5> kernel_lists{"modules.order", "modules.builtin", "modules.builtin.modinfo",
+                                                  "modules.builtin.bin", "modules.builtin.alias.bin"};
+
+bool is_kernel_list(const std::string& name) {
+  return std::ranges::find(kernel_lists, name) != kernel_lists.end();
+}
 
 void write_staged(const fs::path& path, std::string_view content) {
   fs::create_directories(path.parent_path());
@@ -59,8 +65,8 @@ class Stage {
                   result.timed_out ? "it took too long" : result.err.substr(0, 2000));
   }
   /// The files at the top: indexes.
-  std::vector<std::pair<std::string, std::string>> indexes() const {
-    std::vector<std::pair<std::string, std::string>> files;
+  ModuleIndexes indexes() const {
+    ModuleIndexes files;
     for (const auto& entry : fs::directory_iterator(directory_))
       if (entry.is_regular_file())
         files.emplace_back(entry.path().filename().string(), read_file(entry.path(), 256U << 20));
@@ -95,16 +101,59 @@ class Directories {
   std::set<std::string> made_;
 };
 
-void stage_old(Stage& stage, std::string_view image, const std::string& directory) {
+/// A module that is added.
+struct NewModule {
+  std::string path, content;
+};
+
+/// depmod's indexes over the modules of the initramfs and the new ones.
+ModuleIndexes depmod_indexes(std::string_view image, const std::string& directory, const Draft& draft,
+                             const Kernel& kernel, const std::vector<NewModule>& added) {
+  Stage stage(kernel.version);
   walk_initramfs(image, [&](const CpioEntry& entry, const std::function<std::string()>& content) {
     if (!entry.is_file() || !entry.name.starts_with(directory + "/"))
       return;
     const std::string below = entry.name.substr(directory.size() + 1);
     if (!module_name(below).empty())
       stage.add(below, decompress(content(), most_module));
-    else if (std::ranges::find(kernel_lists, below) != kernel_lists.end())
+    else if (is_kernel_list(below))
       stage.add(below, content());
   });
+  for (const char* list : kernel_lists)
+    if (!stage.has(list))
+      if (const auto text = draft.try_read(kernel.modules_dir + "/" + list))
+        stage.add(list, *text);
+  for (const auto& module : added)
+    stage.add(module.path, module.content);
+  stage.depmod();
+  return stage.indexes();
+}
+
+/// Indexes over the modules of the initramfs and the new ones: cut from the guest's where that serves.
+ModuleIndexes indexes_with(const InitramfsTree& tree, std::string_view image, const std::string& directory,
+                           const Draft& draft, const Kernel& kernel, const std::vector<NewModule>& added) {
+  std::map<std::string, std::string> chosen;
+  bool twice = false; // which of two files of one module counts, is for depmod to say
+  const auto choose = [&](const std::string& path) {
+    if (const std::string name = module_name(path); !name.empty())
+      twice |= !chosen.emplace(name, path).second;
+  };
+  for (auto it = tree.entries().lower_bound(directory + "/");
+       it != tree.entries().end() && it->first.starts_with(directory + "/"); ++it)
+    if (it->second.is_file())
+      choose(it->first.substr(directory.size() + 1));
+  for (const auto& module : added)
+    choose(module.path);
+  const auto read = [&](const char* name) { return draft.try_read(kernel.modules_dir + "/" + name); };
+  std::optional<ModuleIndexes> cut;
+  if (!twice)
+    cut = cut_module_indexes(chosen, read);
+  if (!cut)
+    return depmod_indexes(image, directory, draft, kernel, added);
+  for (const char* list : kernel_lists)
+    if (auto text = tree.has(directory + "/" + list) ? std::nullopt : read(list))
+      cut->emplace_back(list, std::move(*text));
+  return std::move(*cut);
 }
 
 } // namespace
@@ -200,12 +249,7 @@ std::string build_initramfs_part(const InitramfsTree& tree, std::string_view ima
   };
   if (!addition.modules.empty()) {
     const std::string directory = initramfs_modules_directory(tree, kernel.version);
-    Stage stage(kernel.version);
-    stage_old(stage, image, directory);
-    for (const char* list : kernel_lists)
-      if (!stage.has(list))
-        if (const auto text = draft.try_read(kernel.modules_dir + "/" + list))
-          stage.add(list, *text);
+    std::vector<NewModule> added;
     for (const auto& name : addition.modules) {
       const std::string& path = modules.path(name);
       const auto packed = draft.try_read(kernel.modules_dir + "/" + path);
@@ -213,13 +257,11 @@ std::string build_initramfs_part(const InitramfsTree& tree, std::string_view ima
         throw Error("MODULES_UNREADABLE", "the guest has no file " + kernel.modules_dir + "/" + path,
                     "modules.dep names it");
       // Plain modules load with every modprobe, whatever compression it was built for.
-      const std::string plain = decompress(*packed, most_module);
-      stage.add(plain_module_path(path), plain);
-      add(directory + "/" + plain_module_path(path), plain);
+      added.push_back({plain_module_path(path), decompress(*packed, most_module)});
+      add(directory + "/" + added.back().path, added.back().content);
     }
-    stage.depmod();
-    for (const auto& [name, content] : stage.indexes())
-      if (std::ranges::find(kernel_lists, name) == kernel_lists.end() || !tree.has(directory + "/" + name))
+    for (const auto& [name, content] : indexes_with(tree, image, directory, draft, kernel, added))
+      if (!is_kernel_list(name) || !tree.has(directory + "/" + name))
         add(directory + "/" + name, content);
   }
   for (const auto& [name, content] : addition.files)

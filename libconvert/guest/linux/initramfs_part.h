@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is appended to an initramfs: a cpio archive with kernel modules, fresh indexes over old and new modules (made by
-// depmod on a staged directory, never in the guest) and what the initramfs' own scripts read to load them.
+// What is appended to an initramfs: a cpio archive with kernel modules, fresh indexes over old and new modules (cut
+// from the guest's, or made by depmod on a staged directory, never in the guest) and what the initramfs' own scripts
+// read to load them.
 #pragma once
 
 #include "libconvert/guest/linux/initramfs_image.h"

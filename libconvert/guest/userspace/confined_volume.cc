@@ -6,8 +6,11 @@
 #include "libconvert/guest/userspace/volume.h"
 
 #include <cstring>
+#include <malloc.h>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <type_traits>
 #include <unistd.h>
@@ -17,7 +20,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::uint64_t most_content = 1ULL << 30, most_words = 64U << 20, most_block = 4U << 20, packet = 64U << 10;
+constexpr std::uint64_t most_content = 1ULL << 30, most_words = 64U << 20, most_block = 4U << 20, packet = 96U << 10;
 constexpr std::chrono::seconds most_cpu{600};
 
 enum class What : std::uint8_t {
@@ -36,28 +39,37 @@ struct Message {
   std::string content;
 };
 
-/// Messages over a socket of type SOCK_SEQPACKET: sizes in one packet, words (CBOR) and content in as many as they
-/// need.
+/// Messages over a socket of type SOCK_SEQPACKET: sizes, words (CBOR) and content, in one packet if they fit. Each
+/// packet costs a change of process, more than what is in it.
 class Channel {
  public:
   explicit Channel(int socket) : socket_(socket) {}
 
   /// False when nobody is there any more.
-  bool send(What what, const json& words, std::string_view content = {}) const {
-    const auto packed = json::to_cbor(words);
-    const Head head{what, packed.size(), content.size()};
-    return put(std::as_bytes(std::span(&head, 1))) && put(std::as_bytes(std::span(packed))) && put(as_bytes(content));
+  bool send(What what, const json& words, std::string_view content = {}) {
+    const Head head{what, 0, content.size()};
+    out_.assign(reinterpret_cast<const char*>(&head), sizeof head);
+    json::to_cbor(words, out_);
+    const std::uint64_t packed = out_.size() - sizeof head;
+    std::memcpy(out_.data() + offsetof(Head, words), &packed, sizeof packed);
+    if (out_.size() + content.size() <= packet)
+      return put(out_.append(content));
+    return put(out_) && put(content);
   }
   /// Nothing as well when it is too long or makes no sense.
-  std::optional<Message> receive() const {
+  std::optional<Message> receive() {
+    std::string_view rest(in_.data(), get(in_));
     Head head;
-    Message message;
-    std::string packed;
-    if (get(std::as_writable_bytes(std::span(&head, 1))) != sizeof head || head.words > most_words ||
-        head.content > most_content)
+    if (rest.size() < sizeof head)
       return std::nullopt;
+    std::memcpy(&head, rest.data(), sizeof head);
+    rest.remove_prefix(sizeof head);
+    if (head.words > most_words || head.content > most_content)
+      return std::nullopt;
+    Message message;
     message.what = head.what;
-    if (!fill(packed, head.words) || !fill(message.content, head.content))
+    std::string packed;
+    if (!fill(packed, head.words, rest) || !fill(message.content, head.content, rest) || !rest.empty())
       return std::nullopt;
     message.words = json::from_cbor(packed, true, false);
     return message.words.is_discarded() ? std::nullopt : std::optional(std::move(message));
@@ -68,37 +80,51 @@ class Channel {
     What what = What::failed;
     std::uint64_t words = 0, content = 0; ///< bytes
   };
-  bool put(ByteSpan bytes) const {
-    for (std::size_t sent = 0; sent < bytes.size();) {
-      const auto part = bytes.subspan(sent, std::min<std::size_t>(packet, bytes.size() - sent));
+  bool put(std::string_view bytes) const {
+    while (!bytes.empty()) {
+      const std::string_view part = bytes.substr(0, packet);
       const ssize_t n = ::send(socket_, part.data(), part.size(), MSG_NOSIGNAL);
       if (n < 0 && errno == EINTR)
         continue;
       if (n != static_cast<ssize_t>(part.size()))
         return false;
-      sent += part.size();
+      bytes.remove_prefix(part.size());
     }
     return true;
   }
-  std::size_t get(std::span<std::byte> into) const {
+  std::size_t get(std::span<char> into) const {
     ssize_t got = 0;
     do
       got = ::recv(socket_, into.data(), into.size(), 0);
     while (got < 0 && errno == EINTR);
     return got < 0 ? 0 : static_cast<std::size_t>(got);
   }
-  bool fill(std::string& text, std::uint64_t size) const {
-    text.resize(size);
-    for (std::size_t at = 0; at < text.size();) {
-      const std::size_t got = get(std::as_writable_bytes(std::span(text)).subspan(at));
+  /// `size` bytes, the first of them from `there`.
+  bool fill(std::string& text, std::uint64_t size, std::string_view& there) const {
+    text = there.substr(0, size);
+    there.remove_prefix(text.size());
+    std::size_t at = text.size();
+    for (text.resize(size); at < text.size();) {
+      const std::size_t got = get(std::span(text).subspan(at));
       if (got == 0)
         return false;
       at += got;
     }
     return true;
   }
+
   int socket_;
+  std::string out_;                                  ///< head and words
+  std::vector<char> in_ = std::vector<char>(packet); ///< the first packet of a message
 };
+
+/// Before the first use of much memory: page by page it costs more than what is done with it on some hosts.
+void prefer_huge_pages(void* memory, std::size_t bytes) {
+  constexpr std::size_t page = 4096;
+  void* first = memory;
+  if (bytes > 2 * page && std::align(page, bytes - page, first, bytes) != nullptr)
+    (void)::madvise(first, bytes / page * page, MADV_HUGEPAGE); // a wish only
+}
 
 json binary(std::string_view text) {
   return json::binary({reinterpret_cast<const std::uint8_t*>(text.data()),
@@ -114,7 +140,7 @@ std::string text_of(const json& value) {
 /// The filesystem's bytes, by way of the parent.
 class AskedImage final : public WritableImage {
  public:
-  AskedImage(const Channel& parent, std::uint64_t size) : parent_(parent), size_(size) {}
+  AskedImage(Channel& parent, std::uint64_t size) : parent_(parent), size_(size) {}
   std::uint64_t size() const override { return size_; }
   ImageInfo info() const override { return {}; }
   std::vector<Extent> extents(Range range) const override { return {{range, ExtentKind::data}}; }
@@ -137,7 +163,7 @@ class AskedImage final : public WritableImage {
       throw Error("GUEST_READ_FAILED", "the guest's disk can't be read or written");
     return std::move(message->content);
   }
-  const Channel& parent_;
+  Channel& parent_;
   std::uint64_t size_;
 };
 
@@ -161,6 +187,12 @@ json serve(Volume& volume, const json& call, std::string& content) {
     return names;
   }
   if (method == "read") {
+    if (const auto places = volume.places(path(1), call.at(2))) {
+      json found = json::array();
+      for (const FilePlace& place : *places)
+        found.push_back({place.offset ? json(*place.offset) : json(nullptr), place.length});
+      return found;
+    }
     content = volume.read(path(1), call.at(2));
     return nullptr;
   }
@@ -196,11 +228,12 @@ json serve(Volume& volume, const json& call, std::string& content) {
 }
 
 int work(int socket, std::uint64_t size) {
+  ::mallopt(M_TRIM_THRESHOLD, 64 << 20); // each piece of the disk is freed at once: the next may have its memory
   SandboxLimits limits;
   limits.cpu = most_cpu;
   limits.keep = {socket};
   enter_sandbox(limits);
-  const Channel parent(socket);
+  Channel parent(socket);
   AskedImage image(parent, size);
   std::string why_not;
   const auto volume = open_ext4_volume(image, {0, size}, why_not);
@@ -244,7 +277,9 @@ class ConfinedVolume final : public Volume {
     });
   }
   std::string read(const std::string& path, std::uint64_t bytes) const override {
-    return ask({"read", binary(path), bytes}).content;
+    Message found = ask({"read", binary(path), bytes});
+    return found.words.is_null() ? std::move(found.content)
+                                 : understood([&] { return read_places(found.words, bytes); });
   }
   std::string readlink(const std::string& path) const override {
     return understood([&] { return text_of(ask({"readlink", binary(path)}).words); });
@@ -288,6 +323,33 @@ class ConfinedVolume final : public Volume {
     stat.gid = found.at(3);
     stat.size = found.at(4);
     return stat;
+  }
+
+  /// A large file, which the child need not see.
+  std::string read_places(const json& places, std::uint64_t bytes) const {
+    std::uint64_t size = 0;
+    for (const json& place : places) {
+      const auto length = place.at(1).get<std::uint64_t>();
+      if (length > std::min(bytes, most_content) - size)
+        ended();
+      size += length;
+    }
+    std::string content;
+    content.reserve(size);
+    prefer_huge_pages(content.data(), size);
+    content.resize(size);
+    std::span<std::byte> rest = std::as_writable_bytes(std::span(content));
+    for (const json& place : places) {
+      const auto length = place.at(1).get<std::uint64_t>();
+      if (!place.at(0).is_null()) {
+        const auto offset = place.at(0).get<std::uint64_t>();
+        if (offset > range_.length || length > range_.length - offset)
+          ended();
+        disk_.read(range_.offset + offset, rest.first(length));
+      }
+      rest = rest.subspan(length);
+    }
+    return content;
   }
 
   void change(const json& call, std::string_view content = {}) {
@@ -360,7 +422,7 @@ class ConfinedVolume final : public Volume {
   WritableImage& disk_;
   const Range range_;
   ForkedChild child_;
-  Channel channel_;
+  mutable Channel channel_;
   mutable std::map<std::string, std::optional<FileStat>> stats_; ///< every path is asked for part by part, often
 };
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <type_traits>
 
 namespace kvmport {
 namespace {
@@ -16,6 +17,8 @@ namespace {
 constexpr const char* label_name = "security.selinux";
 constexpr std::uint64_t most_reserved = 256U << 20;
 constexpr unsigned copy_piece = 1U << 20;
+constexpr std::uint64_t least_placed = 256U << 10; ///< bytes of a file that is worth asking for its places
+constexpr std::size_t most_places = 1U << 16;
 
 class Ext4Volume final : public Volume {
  public:
@@ -27,6 +30,7 @@ class Ext4Volume final : public Volume {
   std::optional<FileStat> lstat(const std::string& path) const override;
   std::vector<std::string> list(const std::string& directory) const override;
   std::string read(const std::string& path, std::uint64_t bytes) const override;
+  std::optional<std::vector<FilePlace>> places(const std::string& path, std::uint64_t bytes) const override;
   std::string readlink(const std::string& path) const override;
   std::optional<std::string> label(const std::string& path) const override;
   FreeSpace free_space() const override;
@@ -166,6 +170,45 @@ std::string Ext4Volume::read(const std::string& path, std::uint64_t bytes) const
       break;
   }
   return content;
+}
+
+std::optional<std::vector<FilePlace>> Ext4Volume::places(const std::string& path, std::uint64_t bytes) const {
+  const ext2_ino_t ino = need(path);
+  const ext2_inode inode = read_inode(ino, path);
+  const std::uint64_t wanted = std::min<std::uint64_t>(EXT2_I_SIZE(&inode), bytes), block = fs()->blocksize;
+  ext2_extent_handle_t extents = nullptr;
+  if (!LINUX_S_ISREG(inode.i_mode) || wanted < least_placed || (inode.i_flags & EXT4_EXTENTS_FL) == 0 ||
+      ::ext2fs_extent_open(fs(), ino, &extents) != 0)
+    return std::nullopt;
+  check(io_channel_flush(fs()->io), "can't write " + path + " in the guest"); // what was written may be read there now
+  const std::unique_ptr<std::remove_pointer_t<ext2_extent_handle_t>, decltype(&::ext2fs_extent_free)> closer(
+      extents, ::ext2fs_extent_free);
+  std::vector<FilePlace> places;
+  std::uint64_t at = 0;
+  ext2fs_extent extent{};
+  errcode_t error = ::ext2fs_extent_get(extents, EXT2_EXTENT_ROOT, &extent);
+  for (; error == 0 && at < wanted; error = ::ext2fs_extent_get(extents, EXT2_EXTENT_NEXT, &extent)) {
+    if ((extent.e_flags & EXT2_EXTENT_FLAGS_LEAF) == 0 || (extent.e_flags & EXT2_EXTENT_FLAGS_SECOND_VISIT) != 0)
+      continue;
+    const std::uint64_t from = extent.e_lblk * block;
+    if (from < at || places.size() > most_places)
+      return std::nullopt;
+    if (from >= wanted)
+      break;
+    if (from > at)
+      places.push_back({std::nullopt, from - at});
+    const std::uint64_t length = std::min(extent.e_len * block, wanted - from);
+    if ((extent.e_flags & EXT2_EXTENT_FLAGS_UNINIT) != 0)
+      places.push_back({std::nullopt, length});
+    else
+      places.push_back({extent.e_pblk * block, length});
+    at = from + length;
+  }
+  if (error != 0 && error != EXT2_ET_EXTENT_NO_NEXT)
+    return std::nullopt;
+  if (at < wanted)
+    places.push_back({std::nullopt, wanted - at});
+  return places;
 }
 
 std::string Ext4Volume::readlink(const std::string& path) const {

@@ -13,6 +13,12 @@
 
 namespace kvmport {
 
+/// A piece of a file: where it lies in the volume, or zeros that lie nowhere.
+struct FilePlace {
+  std::optional<std::uint64_t> offset;
+  std::uint64_t length = 0;
+};
+
 class Volume {
  public:
   virtual ~Volume() = default;
@@ -21,6 +27,11 @@ class Volume {
   virtual std::vector<std::string> list(const std::string& directory) const = 0;
   /// The first `bytes` of a regular file, fewer when it is shorter.
   virtual std::string read(const std::string& path, std::uint64_t bytes) const = 0;
+  /// The places of what read() returns, in order; nothing for a small file, and where they are not to be had.
+  virtual std::optional<std::vector<FilePlace>> places([[maybe_unused]] const std::string& path,
+                                                       [[maybe_unused]] std::uint64_t bytes) const {
+    return std::nullopt;
+  }
   virtual std::string readlink(const std::string& path) const = 0;
   virtual std::optional<std::string> label(const std::string& path) const = 0;
   virtual FreeSpace free_space() const = 0;
