@@ -249,6 +249,24 @@ TEST_P(InitramfsStepPacked, MissingDriversAreAppended) {
   EXPECT_THAT(tree.plan(info, {{"initramfs", linux_guest::initramfs_step}}).changes, IsEmpty());
 }
 
+TEST_F(InitramfsStep, IndexesOfTheGuestServeWithoutDepmod) {
+  install({"virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "ahci", "sd_mod"});
+  for (const char* index : {"modules.alias", "modules.symbols", "modules.softdep", "modules.devname",
+                            "modules.builtin.bin", "modules.builtin.alias.bin"})
+    tree.file(modules + "/" + index, read_file(fs::path("/lib/modules") / version / index, 64U << 20));
+  tree.file(kernel().initramfs, debian_initramfs({"ahci", "sd_mod"}, "zstd"));
+  const std::string path = ::getenv("PATH");
+  ::setenv("PATH", "/nowhere", 1);
+  tree.run(info, linux_guest::initramfs_step);
+  ::setenv("PATH", path.c_str(), 1);
+  for (const char* name : {"virtio_pci", "virtio_blk", "virtio_scsi", "ahci"})
+    EXPECT_THAT(how_to_load(name), HasSubstr(std::string("/") + name + ".ko")) << name;
+  EXPECT_THAT(how_to_load("virtio:d00000002v00001AF4"), HasSubstr("virtio_blk.ko"));
+  EXPECT_THAT(how_to_load("symbol:virtio_break_device"), Not(HasSubstr("FATAL")));
+  EXPECT_TRUE(InitramfsTree(tree.read(kernel().initramfs), keep_all)
+                  .has("usr/lib/modules/" + version + "/modules.builtin.alias.bin"));
+}
+
 TEST_F(InitramfsStep, CompressedModulesAreAppendedPlain) {
   install({"virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"}, true);
   tree.file(kernel().initramfs, debian_initramfs({"ahci", "sd_mod"}, "gzip"));
