@@ -9,7 +9,6 @@ namespace kvmport::identity {
 namespace {
 
 using linux_guest::edit_lines;
-using linux_guest::split_lines;
 using linux_guest::trim;
 
 constexpr const char* popcon_rule = "popularity-contest";

@@ -13,7 +13,6 @@ namespace {
 
 using linux_guest::split_lines;
 using linux_guest::split_words;
-using linux_guest::trim;
 
 constexpr const char* ssh_rule = "ssh-host-keys";
 constexpr const char* key_files = "/etc/ssh/ssh_host_*";
