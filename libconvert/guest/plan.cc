@@ -110,6 +110,8 @@ std::string to_string(Change::Kind kind) {
     return "write";
   case Change::Kind::append:
     return "append";
+  case Change::Kind::empty:
+    return "empty";
   case Change::Kind::copy:
     return "copy";
   case Change::Kind::rename:
@@ -184,6 +186,19 @@ void Draft::append(const std::string& path, const std::string& bytes, const std:
   pending_[there] = std::move(pending);
 }
 
+void Draft::empty(const std::string& path, const std::string& reason) {
+  const std::string there = resolve(path);
+  const auto st = lstat(there);
+  if (!st || st->type != FileType::regular)
+    throw Error("GUEST_WRITE_FAILED", "cannot empty " + path + " in the guest: it is not a file");
+  if (st->size == 0)
+    return;
+  Change& change = record(Change::Kind::empty, there, reason);
+  change.existed = true;
+  change.mode = st->mode;
+  pending_[there] = {true, FileType::regular, "", "", st->mode};
+}
+
 void Draft::copy(const std::string& from, const std::string& to, const std::string& reason) {
   const std::string source = resolve(from), target = resolve(to);
   Pending pending = file_at(source, "copy");
@@ -222,6 +237,19 @@ void Draft::remove(const std::string& path, const std::string& reason) {
   change.existed = true;
   change.mode = old.mode;
   pending_[there] = {false, FileType::regular, "", "", 0};
+}
+
+void Draft::remove_directory(const std::string& path, const std::string& reason) {
+  const std::string there = resolve(path, false);
+  const auto st = lstat(there);
+  if (!st)
+    return;
+  if (st->type != FileType::directory || !list(there).empty())
+    throw Error("GUEST_WRITE_FAILED", "cannot remove " + path + " in the guest: it is no empty directory");
+  Change& change = record(Change::Kind::remove, there, reason);
+  change.existed = true;
+  change.mode = st->mode;
+  pending_[there] = {false, FileType::directory, "", "", 0};
 }
 
 void Draft::symlink(const std::string& target, const std::string& path, const std::string& reason) {

@@ -14,7 +14,7 @@
 namespace kvmport {
 
 struct Change {
-  enum class Kind { write, append, copy, rename, remove, symlink, mkdir };
+  enum class Kind { write, append, empty, copy, rename, remove, symlink, mkdir };
   Kind kind = Kind::write;
   std::string step;   ///< which step wants it: "fstab", "grub", "initramfs", …
   std::string path;   ///< what is changed, links resolved
@@ -22,7 +22,7 @@ struct Change {
   std::string before,
       after; ///< write: whole contents (before empty for a new file); append: the appended bytes in `after`
   bool existed = false;
-  bool binary = false; ///< contents are not text: reports show sizes only
+  bool binary = false; ///< contents are not text, or are nobody's business: reports show sizes only
   std::uint32_t mode = 0644;
   std::string reason;
 };
@@ -55,12 +55,16 @@ class Draft {
   const GuestFilesystem& guest() const { return guest_; }
 
   // Writing. `reason` says why, in one line for people. Directories above a new file are made. copy(), rename() and
-  // remove() are for files and links. write() follows links, rename() and remove() mean the link itself.
+  // remove() are for files and links. write() and empty() follow links, rename() and remove() mean the link itself.
+  // empty() leaves a file without content and, unlike write(), doesn't read what was in it.
   void write(const std::string& path, const std::string& content, const std::string& reason, std::uint32_t mode = 0644);
   void append(const std::string& path, const std::string& bytes, const std::string& reason);
+  void empty(const std::string& path, const std::string& reason);
   void copy(const std::string& from, const std::string& to, const std::string& reason);
   void rename(const std::string& from, const std::string& to, const std::string& reason);
   void remove(const std::string& path, const std::string& reason);
+  /// A directory that is empty by then; Error GUEST_WRITE_FAILED when it is not.
+  void remove_directory(const std::string& path, const std::string& reason);
   void symlink(const std::string& target, const std::string& path, const std::string& reason);
   void make_directories(const std::string& path, const std::string& reason);
   void warn(const std::string& text);

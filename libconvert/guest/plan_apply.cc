@@ -78,6 +78,9 @@ void apply_change(const Change& change, GuestFilesystem& guest, Labeller& labels
   case Change::Kind::append:
     guest.append(change.path, change.after);
     break;
+  case Change::Kind::empty:
+    guest.write(change.path, "");
+    break;
   case Change::Kind::copy:
     guest.copy(change.path, change.target);
     break;
@@ -118,6 +121,7 @@ std::uint64_t growth(const Change& change, const GuestFilesystem& guest) {
   case Change::Kind::mkdir:
   case Change::Kind::symlink:
     return block;
+  case Change::Kind::empty:
   case Change::Kind::rename:
   case Change::Kind::remove:
     break;

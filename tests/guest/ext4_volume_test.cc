@@ -117,6 +117,27 @@ TEST_P(Ext4, EveryChangeIsWhatTheKernelReadsAndFsckIsClean) {
   EXPECT_EQ(volume_->list("/etc/many").size(), 366U);
 }
 
+TEST_P(Ext4, EmptyDirectoriesAreRemoved) {
+  for (int i = 0; i < 300; i++) // a directory of several blocks
+    put("var/many/a-rather-long-file-name-number-" + std::to_string(i), "x");
+  put("var/full/file", "x");
+  fs::create_directories(tree() / "var/none");
+  make(GetParam());
+  ASSERT_TRUE(volume_) << why_not_;
+  const std::uint64_t free_before = volume_->free_space().bytes;
+  EXPECT_THROW(volume_->remove("/var/full"), Error);
+  EXPECT_THROW(volume_->rename("/var/full/file", "/var/none"), Error);
+  for (int i = 0; i < 300; i++)
+    volume_->remove("/var/many/a-rather-long-file-name-number-" + std::to_string(i));
+  volume_->remove("/var/many");
+  volume_->remove("/var/none");
+  volume_->make_directory("/var/again");
+  volume_->remove("/var/again");
+  EXPECT_EQ(volume_->list("/var"), std::vector<std::string>{"full"});
+  EXPECT_GT(volume_->free_space().bytes, free_before + 300 * 1024);
+  checked();
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, Ext4,
                          testing::Values(std::vector<std::string>{"-t", "ext4"},
                                          std::vector<std::string>{"-t", "ext4", "-b", "1024"},

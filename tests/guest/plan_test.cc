@@ -91,6 +91,51 @@ TEST(Draft, BinaryContentIsMarked) {
   EXPECT_FALSE(plan.changes[1].binary);
 }
 
+TEST(Draft, AnEmptiedFileKeepsNoneOfItsContentInThePlan) {
+  GuestTree tree;
+  tree.file("/etc/key", "secret").link("key", "/etc/l").file("/etc/none", "");
+  const Plan plan = tree.run({}, {step([](Draft& draft) {
+                               draft.empty("/etc/l", "r");
+                               draft.empty("/etc/none", "r");
+                               EXPECT_EQ(draft.try_read("/etc/key"), "");
+                               EXPECT_THROW(draft.empty("/etc", "r"), Error);
+                               EXPECT_THROW(draft.empty("/etc/missing", "r"), Error);
+                             })});
+  ASSERT_THAT(plan.changes, SizeIs(1));
+  EXPECT_EQ(to_string(plan.changes[0].kind), "empty");
+  EXPECT_EQ(plan.changes[0].path, "/etc/key");
+  EXPECT_EQ(plan.changes[0].before, "");
+  EXPECT_EQ(tree.read("/etc/key"), "");
+}
+
+TEST(Draft, OnlyEmptyDirectoriesAreRemoved) {
+  GuestTree tree;
+  tree.file("/var/d/sub/file", "x").link("d", "/var/l");
+  const Plan plan = tree.run({}, {step([](Draft& draft) {
+                               EXPECT_THROW(draft.remove_directory("/var/d/sub", "r"), Error);
+                               EXPECT_THROW(draft.remove_directory("/var/l", "r"), Error);
+                               EXPECT_THROW(draft.remove_directory("/var/d/sub/file", "r"), Error);
+                               draft.remove_directory("/var/none", "r");
+                               draft.remove("/var/d/sub/file", "r");
+                               draft.remove_directory("/var/d/sub", "r");
+                               EXPECT_FALSE(draft.exists("/var/d/sub"));
+                               EXPECT_THAT(draft.list("/var/d"), IsEmpty());
+                             })});
+  EXPECT_THAT(plan.changes, SizeIs(2));
+  EXPECT_FALSE(tree.exists("/var/d/sub"));
+  EXPECT_TRUE(tree.exists("/var/d"));
+}
+
+TEST(Draft, ARemovedDirectoryIsMadeAgainForANewFile) {
+  GuestTree tree;
+  tree.directory("/var/d");
+  tree.run({}, {step([](Draft& draft) {
+             draft.remove_directory("/var/d", "r");
+             draft.write("/var/d/new", "x", "r");
+           })});
+  EXPECT_EQ(tree.read("/var/d/new"), "x");
+}
+
 TEST(Draft, DirectoriesAreNotWrittenOrRemoved) {
   GuestTree tree;
   tree.directory("/etc/d");

@@ -68,6 +68,7 @@ class Ext4Volume final : public Volume {
   void link(const std::string& path, ext2_ino_t ino, int type);
   void fill(ext2_ino_t ino, std::uint64_t offset, std::string_view content, const std::string& path);
   void release(ext2_ino_t ino, const std::string& path);
+  void free_inode(ext2_ino_t ino, const std::string& path, bool directory);
 
   Ext2Handle handle_;
 };
@@ -343,26 +344,41 @@ void Ext4Volume::release(ext2_ino_t ino, const std::string& path) {
     write_inode(ino, inode, path);
     return;
   }
+  free_inode(ino, path, false);
+}
+
+void Ext4Volume::free_inode(ext2_ino_t ino, const std::string& path, bool directory) {
   check_write(::ext2fs_free_ext_attr(fs(), ino, nullptr), path);
-  inode = read_inode(ino, path);
+  ext2_inode inode = read_inode(ino, path);
   if (ext2fs_inode_has_valid_blocks2(fs(), &inode))
     check_write(::ext2fs_punch(fs(), ino, &inode, nullptr, 0, ~0ULL), path);
   inode.i_links_count = 0;
   inode.i_dtime = now();
   write_inode(ino, inode, path);
-  ::ext2fs_inode_alloc_stats2(fs(), ino, -1, 0);
+  ::ext2fs_inode_alloc_stats2(fs(), ino, -1, directory ? 1 : 0);
 }
 
 void Ext4Volume::remove(const std::string& path) {
   const ext2_ino_t ino = need(path);
   must_be_changeable(ino, path);
   must_be_changeable(need(guest_path::parent(path)), guest_path::parent(path));
-  const auto stat = lstat(path);
-  if (stat->type == FileType::directory)
-    throw Error("GUEST_WRITE_FAILED", path + " is a directory: it is not removed");
+  const bool directory = lstat(path)->type == FileType::directory;
+  if (directory && !list(path).empty())
+    throw Error("GUEST_WRITE_FAILED", path + " is a directory with files in it: it is not removed");
   const std::string name = guest_path::name(path);
-  check_write(::ext2fs_unlink(fs(), need(guest_path::parent(path)), name.c_str(), ino, 0), path);
-  release(ino, path);
+  const ext2_ino_t parent = need(guest_path::parent(path));
+  check_write(::ext2fs_unlink(fs(), parent, name.c_str(), ino, 0), path);
+  if (!directory) {
+    release(ino, path);
+    return;
+  }
+  // Its own "." and, in the directory above, its "..". One link means "too many to count" (dir_nlink).
+  free_inode(ino, path, true);
+  ext2_inode above = read_inode(parent, guest_path::parent(path));
+  if (above.i_links_count > 2) {
+    above.i_links_count--;
+    write_inode(parent, above, path);
+  }
 }
 
 void Ext4Volume::rename(const std::string& from, const std::string& to) {
@@ -371,8 +387,11 @@ void Ext4Volume::rename(const std::string& from, const std::string& to) {
   const ext2_inode inode = read_inode(ino, from);
   if (!LINUX_S_ISREG(inode.i_mode) && !LINUX_S_ISLNK(inode.i_mode))
     throw Error("GUEST_WRITE_FAILED", from + " is neither a file nor a link: it is not renamed");
-  if (find(to))
+  if (const auto there = lstat(to)) {
+    if (there->type == FileType::directory)
+      throw Error("GUEST_WRITE_FAILED", to + " is a directory: nothing is renamed to it");
     remove(to);
+  }
   link(to, ino, LINUX_S_ISREG(inode.i_mode) ? EXT2_FT_REG_FILE : EXT2_FT_SYMLINK);
   const std::string name = guest_path::name(from);
   check_write(::ext2fs_unlink(fs(), need(guest_path::parent(from)), name.c_str(), ino, 0), from);
