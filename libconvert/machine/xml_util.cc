@@ -9,9 +9,6 @@
 namespace kvmport {
 namespace {
 
-constexpr std::ptrdiff_t max_elements = 200'000;
-constexpr int max_depth = 200;
-
 [[noreturn]] void invalid(const std::string& name, const std::string& why) {
   throw Error("DESCRIPTION_INVALID", name + " is not XML that can be read", why,
               "export the machine's description again");
@@ -54,8 +51,8 @@ std::string decoded(const std::string& text, const std::string& name) {
 }
 
 void check_depth(const XmlElement& element, int depth, const std::string& name) {
-  if (depth > max_depth)
-    invalid(name, "elements are nested deeper than " + std::to_string(max_depth));
+  if (depth > max_description_depth)
+    invalid(name, "elements are nested deeper than " + std::to_string(max_description_depth));
   for (const XmlElement* e = element.FirstChildElement(); e != nullptr; e = e->NextSiblingElement())
     check_depth(*e, depth + 1, name);
 }
@@ -84,8 +81,8 @@ std::unique_ptr<tinyxml2::XMLDocument> parse_xml(const std::string& text, const 
   // tinyxml2 expands no entities, but a document type has no place in a machine's description either.
   if (clean.find("<!DOCTYPE") != std::string::npos || clean.find("<!ENTITY") != std::string::npos)
     invalid(name, "it has a document type declaration");
-  if (std::count(clean.begin(), clean.end(), '<') > 2 * max_elements)
-    invalid(name, "it has more than " + std::to_string(max_elements) + " elements");
+  if (std::count(clean.begin(), clean.end(), '<') > 2 * max_description_elements)
+    invalid(name, "it has more than " + std::to_string(max_description_elements) + " elements");
   auto document = std::make_unique<tinyxml2::XMLDocument>();
   if (document->Parse(clean.data(), clean.size()) != tinyxml2::XML_SUCCESS) {
     const char* what = tinyxml2::XMLDocument::ErrorIDToName(document->ErrorID());

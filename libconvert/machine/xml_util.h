@@ -16,6 +16,8 @@ using XmlElement = tinyxml2::XMLElement;
 
 /// Bytes of the largest description that is read.
 constexpr std::uint64_t max_description = 16U << 20;
+constexpr std::ptrdiff_t max_description_elements = 200'000;
+constexpr int max_description_depth = 200;
 
 /// Parses `text`; Error DESCRIPTION_INVALID names `name`. The document always has a root element.
 std::unique_ptr<tinyxml2::XMLDocument> parse_xml(const std::string& text, const std::string& name);
