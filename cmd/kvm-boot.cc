@@ -2,17 +2,14 @@
 // kvm-boot: boots a throw-away copy of a machine and says how far it comes. See kvm-boot(1).
 #include "base/hub.h"
 #include "cmd/cli.h"
-#include "formats/partitions.h"
 #include "kvmboot/judge.h"
 #include "kvmboot/patterns.h"
 #include "kvmboot/probe.h"
+#include "libconvert/boot_machine.h"
 #include "libconvert/report.h"
 #include "libconvert/source/source.h"
 
-#include <algorithm>
 #include <fmt/format.h>
-#include <numeric>
-#include <thread>
 #include <unistd.h>
 
 namespace kvmport {
@@ -27,10 +24,6 @@ struct BootArguments {
   fs::path serial, screenshot, nvram, kernel, initrd;
   std::optional<std::string> hub;
 };
-
-/// Most bytes that the guest may write in one disk.
-constexpr std::uint64_t overlay_cap = 16ULL << 30;
-constexpr std::uint64_t default_memory = 1ULL << 30;
 
 void add_options(CLI::App& app, BootArguments& a) {
   app.add_option("SOURCE", a.sources, "Disk images in boot order, or one machine description");
@@ -55,38 +48,6 @@ void add_options(CLI::App& app, BootArguments& a) {
   app.add_option("--explain", a.explain, "Say what a diagnosis means and what to do, and end");
 }
 
-DiskBus bus_of(const MachineDisk& disk, const std::string& wish) {
-  static const std::map<std::string, DiskBus> names{
-      {"virtio", DiskBus::virtio_blk}, {"scsi", DiskBus::virtio_scsi}, {"sata", DiskBus::sata}, {"ide", DiskBus::ide}};
-  if (!wish.empty())
-    return names.at(wish);
-  switch (disk.controller) {
-  case ControllerType::ide:
-    return DiskBus::ide;
-  case ControllerType::sata:
-    return DiskBus::sata;
-  case ControllerType::scsi:
-  case ControllerType::virtio_scsi:
-    return DiskBus::virtio_scsi;
-  default:
-    return DiskBus::virtio_blk;
-  }
-}
-
-/// The machine's disks in the order in which they are booted from.
-std::vector<std::size_t> boot_order(const Machine& machine) {
-  std::vector<std::size_t> order(machine.disks.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return machine.disks[a].boot_order.value_or(1000) < machine.disks[b].boot_order.value_or(1000);
-  });
-  return order;
-}
-
-std::string nic_model(const std::string& model) {
-  return model == "e1000" || model == "e1000e" ? model : "virtio";
-}
-
 /// A machine with private layers over its disks.
 struct Prepared {
   Source source;
@@ -94,25 +55,28 @@ struct Prepared {
   BootSpec spec;
 };
 
-void add_hardware(Prepared& p, const BootArguments& a) {
-  const Machine& machine = p.source.machine;
-  p.spec.name = machine.name;
-  p.spec.memory =
-      a.memory_mib != 0 ? std::uint64_t{a.memory_mib} << 20 : (machine.memory != 0 ? machine.memory : default_memory);
-  const unsigned host = std::max(1U, std::thread::hardware_concurrency());
-  p.spec.cpus = a.cpus != 0 ? a.cpus : std::clamp(machine.cpu.count(), 1U, host);
-  if (!a.kernel.empty())
-    p.spec.linux = LinuxBoot{a.kernel, a.initrd, a.append};
-  else if (!a.firmware.empty())
-    p.spec.firmware = a.firmware == "uefi" ? Firmware::uefi : Firmware::bios;
-  else if (machine.firmware != MachineFirmware::unknown)
-    p.spec.firmware = machine.firmware == MachineFirmware::uefi ? Firmware::uefi : Firmware::bios;
-  else
-    p.spec.firmware = made_for_uefi(*p.source.images.at(0)) ? Firmware::uefi : Firmware::bios;
-  p.spec.secure_boot = p.spec.firmware == Firmware::uefi && machine.secure_boot;
-  p.spec.nvram = !a.nvram.empty() ? a.nvram : machine.nvram;
-  for (const MachineNic& nic : machine.nics)
-    p.spec.nics.push_back({nic.mac, nic_model(nic.model)});
+/// What the command line says about the machine, in place of what its description says.
+void override_hardware(BootSpec& spec, const BootArguments& a) {
+  static const std::map<std::string, DiskBus> buses{
+      {"virtio", DiskBus::virtio_blk}, {"scsi", DiskBus::virtio_scsi}, {"sata", DiskBus::sata}, {"ide", DiskBus::ide}};
+  if (a.memory_mib != 0)
+    spec.memory = std::uint64_t{a.memory_mib} << 20;
+  if (a.cpus != 0)
+    spec.cpus = a.cpus;
+  if (!a.kernel.empty()) {
+    spec.linux = LinuxBoot{a.kernel, a.initrd, a.append};
+    spec.firmware = Firmware::bios;
+  }
+  if (!a.firmware.empty())
+    spec.firmware = a.firmware == "uefi" ? Firmware::uefi : Firmware::bios;
+  spec.secure_boot = spec.secure_boot && spec.firmware == Firmware::uefi;
+  if (!a.nvram.empty())
+    spec.nvram = a.nvram;
+  if (!a.bus.empty())
+    for (BootDisk& disk : spec.disks)
+      disk.bus = buses.at(a.bus);
+  spec.timeout = std::chrono::seconds(a.timeout);
+  spec.screenshot = a.screenshot;
 }
 
 /// Plugs every card into the hub; a machine without any gets one.
@@ -135,16 +99,15 @@ Prepared prepare(const BootArguments& a, EventSink& sink) {
     p.source = open_source_machine({a.sources.begin(), a.sources.end()}, options, sink);
   if (p.source.images.empty() && a.kernel.empty())
     throw Error("DISK_MISSING", "the machine has no disk to boot from");
-  add_hardware(p, a);
+  std::vector<Overlay*> disks;
+  for (const auto& image : p.source.images) {
+    p.overlays.push_back(std::make_unique<Overlay>(*image, fs::temp_directory_path(), proof_overlay_cap));
+    disks.push_back(p.overlays.back().get());
+  }
+  p.spec = boot_spec_of(p.source.machine, disks);
+  override_hardware(p.spec, a);
   if (!hub.empty())
     plug_in(p.spec, hub, a.sources.empty() ? a.kernel.string() : a.sources.front());
-  for (const std::size_t i : boot_order(p.source.machine)) {
-    const MachineDisk& disk = p.source.machine.disks[i];
-    p.overlays.push_back(std::make_unique<Overlay>(*p.source.images[i], fs::temp_directory_path(), overlay_cap));
-    p.spec.disks.push_back({p.overlays.back().get(), bus_of(disk, a.bus), disk.logical_sector, disk.serial});
-  }
-  p.spec.timeout = std::chrono::seconds(a.timeout);
-  p.spec.screenshot = a.screenshot;
   return p;
 }
 

@@ -59,9 +59,9 @@ struct BootSpec {
   std::vector<BootDisk> disks; ///< in boot order
   std::vector<BootNic> nics;
   std::vector<ConsoleAnswer> answers;
-  std::chrono::seconds timeout{
-      300}; ///< wall time for a machine of ordinary speed; engines scale it (see Probe::time_scale)
-  std::filesystem::path screenshot; ///< PNG of the last screen; empty: none
+  std::chrono::seconds timeout{300}; ///< for a machine of ordinary speed; engines scale it (Probe::time_scale)
+  std::chrono::seconds linger{0};    ///< goes on for so long after the verdict, for what the guest still has to write
+  std::filesystem::path screenshot;  ///< PNG of the last screen; empty: none
 };
 
 /// One thing that was seen.
@@ -69,8 +69,7 @@ struct Evidence {
   enum class Kind {
     serial,     ///< bytes of the first serial port
     firmware,   ///< bytes of the firmware's debug port (0x402)
-    screen,     ///< the text screen changed: its lines of 80 (those scrolled away may come along), trailing blanks
-                ///< cut, joined by '\n'
+    screen,     ///< the text screen changed: lines of 80 (also some scrolled away), blanks cut, joined by '\n'
     disk_write, ///< the guest wrote (text: "DISK OFFSET LENGTH")
     disk,       ///< what it does to its disks shows a milestone (text: its name, ": ", what was seen); disk_evidence.h
     reset,      ///< the machine reset itself

@@ -10,7 +10,6 @@ namespace {
 
 /// How long a guest on full KVM may be silent, with its disks idle, before it counts as hung.
 constexpr std::chrono::seconds ordinary_silence{60};
-
 /// No more of the serial console than this is kept.
 constexpr std::uint64_t max_serial_log = 16U << 20;
 
@@ -20,6 +19,7 @@ std::pair<Verdict, EngineOutcome::End> try_engine(Engine& engine, const BootSpec
                                                   const StopToken& stop) {
   const UniqueFd log = serial_log.empty() ? UniqueFd() : create_or_empty(serial_log);
   std::uint64_t logged = 0;
+  std::chrono::milliseconds end{};
   Judge judge(until, [&engine] {
     return std::chrono::duration_cast<std::chrono::milliseconds>(ordinary_silence * engine.time_scale());
   });
@@ -35,12 +35,14 @@ std::pair<Verdict, EngineOutcome::End> try_engine(Engine& engine, const BootSpec
           logged += bytes.size();
         }
         const bool more = judge.feed(evidence);
+        if (more)
+          end = evidence.at + spec.linger;
         for (const MilestoneHit& hit : judge.reached())
           if (told.insert(hit.milestone).second)
             sink.message(EventSink::Level::info, "MILESTONE",
                          fmt::format("{} after {:.1f} s ({}): {}", to_string(hit.milestone),
                                      std::chrono::duration<double>(hit.at).count(), hit.source, hit.evidence));
-        return more;
+        return more || evidence.at < end;
       },
       stop);
   Verdict verdict = judge.verdict(outcome);
