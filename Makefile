@@ -12,10 +12,10 @@ OPT ?= -O2 -g1
 SANITIZE ?=
 GUEST_CACHE ?= $(CURDIR)/build/guests
 
-PKGS := libguestfs tinyxml2 expat zlib libdeflate libzstd libarchive libcrypto libxxhash fmt nlohmann_json libpng ext2fs com_err blkid libseccomp
+PKGS := libguestfs tinyxml2 expat zlib libdeflate libzstd libarchive libcrypto libxxhash fmt nlohmann_json libpng ext2fs com_err blkid libseccomp libvirt sqlite3
 CXXFLAGS_ALL = -std=c++20 $(OPT) $(SANITIZE) -Wall -Wextra -Werror -pthread -I. -I$(B)/gen -D_FILE_OFFSET_BITS=64 \
   $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(CXXFLAGS)
-LIBS_ALL = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -pthread
+LIBS_ALL = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lcsv -pthread
 
 # Rooms in link order: each may use only those to its right.
 ROOMS := libconvert kvmboot formats base

@@ -101,6 +101,8 @@ void make_host_keys_at_boot(const GuestInfo& info, const CloneIdentity&, Draft& 
            "[Service]\n"
            "Type=oneshot\n"
            "ExecStart=/usr/bin/ssh-keygen -A\n"
+           "# Who has seen a key must not find an empty file after a loss of power.\n"
+           "ExecStart=/bin/sync\n"
            "\n"
            "[Install]\n"
            "WantedBy=multi-user.target\n",

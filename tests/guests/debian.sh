@@ -1,8 +1,8 @@
-# Guests with a plain Debian 12 userland under systemd: reference, uefi-lvm, dracut-xfs. Each starts from one base system, made once
+# Guests with a plain Debian 12 userland under systemd: reference, uefi-lvm, dracut-xfs, ssh. Each starts from one base system, made once
 # and kept as CACHE_DIR/base.tar.zst with the packages in its apt cache that only some guests install. Sourced by make-guest.
 
 base_packages=dbus,zstd,linux-image-amd64 # beside what debootstrap installs
-extra_packages="grub-pc grub-efi-amd64 grub-efi-amd64-signed lvm2 dracut xfsprogs"
+extra_packages="grub-pc grub-efi-amd64 grub-efi-amd64-signed lvm2 dracut xfsprogs openssh-server"
 
 # The apt mirror of the host, one line of sources.list a repository.
 mirror_lines() {
@@ -209,6 +209,24 @@ END
     make_ext4 "$out/sda.raw" 1 1919 root "$root"
     make_swap "$out/sda.raw" 1920 128
     describe bios ide 512 $mac "$kernel" "static 192.168.77.20 on ens3, resume=/dev/sda2, login on tty1 only"
+}
+
+# A guest of KVM already, to be cloned: everything by UUID, virtio in the initramfs, DHCP, SSH host keys.
+guest_ssh() {
+    local mac=52:54:00:4b:56:09
+    debian_root grub-pc openssh-server
+    echo "UUID=$(uuid_for root) / ext4 errors=remount-ro 0 1" >"$root/etc/fstab"
+    printf '\nallow-hotplug eth0\niface eth0 inet dhcp\n' >>"$root/etc/network/interfaces"
+    echo RESUME=none >"$root/etc/initramfs-tools/conf.d/resume"
+    logged in_root update-initramfs -c -k "$kernel"
+    default_grub net.ifnames=0
+    make_disk "$out/sda.raw" 2048 <<<'label: dos
+        start=2048, type=83, bootable'
+    grub_bios "$out/sda.raw" ext2 "$root"
+    grub_cfg ext2 msdos1 /boot "UUID=$(uuid_for root)" net.ifnames=0 >"$root/boot/grub/grub.cfg"
+    debian_finish
+    make_ext4 "$out/sda.raw" 1 2047 root "$root"
+    describe bios virtio 512 $mac "$kernel" "a KVM guest: everything by UUID, virtio in the initramfs, eth0 by DHCP, SSH host keys"
 }
 
 # make_lvm DISK START_MIB SIZE_MIB ROOT_MIB SWAP_MIB TREE: a volume group vg0 with root (ext4, filled from TREE) and swap. LVM writes its

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libconvert/clone/clone_job.h"
+
+#include "base/file.h"
+#include "libconvert/boot_machine.h"
+#include "libconvert/clone/connection.h"
+#include "libconvert/machine/text.h"
+#include "libconvert/publish.h"
+#include "libconvert/target/target.h"
+
+#include <algorithm>
+
+namespace fs = std::filesystem;
+
+namespace kvmport {
+namespace {
+
+constexpr std::uint64_t overlay_cap = 4ULL << 30;
+/// Where libvirt keeps the state of emulated TPMs.
+constexpr const char* swtpm_directory = "/var/lib/libvirt/swtpm";
+
+void copy_durably(const fs::path& from, const fs::path& to) {
+  fs::copy_file(from, to, fs::copy_options::overwrite_existing);
+  if (::fsync(open_existing(to).get()) != 0)
+    throw system_error(errno, "can't sync " + to.string());
+}
+
+/// Addresses of cards before and after, for the guest.
+std::vector<std::pair<std::string, std::string>> mac_changes(const DescriptionResult& description) {
+  std::vector<std::pair<std::string, std::string>> macs;
+  for (const DescriptionChange& change : description.changes)
+    if (change.rule == "mac")
+      macs.emplace_back(change.before, change.after);
+  return macs;
+}
+
+} // namespace
+
+CloneJob::CloneJob(const CloneRun& run, CloneRequest request) : run_(run), request_(std::move(request)) {
+  outcome_.name = request_.name;
+  if (!run.options.keep_hostname)
+    outcome_.hostname = request_.hostname.empty() ? request_.name : request_.hostname;
+  for (std::size_t i = 0; i < run.source.disks.size(); i++) {
+    const CloneSource::Disk& disk = run.source.disks[i];
+    if (disk.shared) {
+      disks_.push_back(nullptr);
+      names_.emplace_back();
+      continue;
+    }
+    const Image& image = *run.source.source.images[i];
+    auto made = std::make_unique<CloneDisk>(
+        image, run.source.source.machine.disks[i],
+        run.output / (request_.name + (run.source.disks.size() > 1 ? "-" + disk.target : "")), run.options.mode);
+    names_.push_back(made->target().filename().string());
+    outcome_.notes.insert(outcome_.notes.end(), made->notes().begin(), made->notes().end());
+    disks_.push_back(std::move(made));
+  }
+}
+
+CloneJob::~CloneJob() = default;
+
+std::vector<std::string> CloneJob::file_names() const {
+  std::vector<std::string> names;
+  for (const std::string& name : names_)
+    if (!name.empty())
+      names.push_back(name);
+  if (!run_.source.xml.empty())
+    names.push_back(file_name(".xml"));
+  if (!run_.source.source.machine.nvram.empty())
+    names.push_back(file_name("_VARS.fd"));
+  names.push_back(file_name(".report.json"));
+  return names;
+}
+
+void CloneJob::plan(TakenIdentities& taken, const std::optional<std::string>& uuid) {
+  if (run_.source.xml.empty())
+    return;
+  DescriptionRequest wanted;
+  wanted.name = request_.name;
+  wanted.uuid = uuid;
+  wanted.macs = request_.macs;
+  if (!run_.seed.empty())
+    wanted.mac_seed = run_.seed;
+  wanted.keep_hostdev = run_.options.keep_hostdev;
+  wanted.keep_serials = run_.options.keep_serials;
+  wanted.nvram_path = (run_.output / file_name("_VARS.fd")).string();
+  for (std::size_t i = 0; i < disks_.size(); i++)
+    if (disks_[i]) {
+      const CloneSource::Disk& disk = run_.source.disks[i];
+      wanted.disks[disk.target.empty() ? disk.written : disk.target] = {(run_.output / names_[i]).string(),
+                                                                        disks_[i]->format(), false};
+    }
+  outcome_.description = clone_description(run_.source.xml, run_.source.file, wanted, taken);
+}
+
+std::vector<std::unique_ptr<Overlay>> CloneJob::overlays() const {
+  std::vector<std::unique_ptr<Overlay>> all;
+  for (const auto& image : run_.source.source.images)
+    all.push_back(
+        std::make_unique<Overlay>(*image, run_.options.dry_run ? fs::temp_directory_path() : run_.output, overlay_cap));
+  return all;
+}
+
+void CloneJob::change_guest(const std::vector<Overlay*>& overlays, bool apply) {
+  const TempDir sockets;
+  const auto access = open_guest(run_.source.source.machine, overlays, run_.options.guest, run_.options.access,
+                                 sockets.path(), run_.sink, run_.stop);
+  CloneIdentity identity;
+  identity.hostname = outcome_.hostname;
+  if (outcome_.description) {
+    identity.macs = mac_changes(*outcome_.description);
+    identity.seed = outcome_.description->uuid;
+    std::erase_if(identity.macs, [](const auto& mac) { return mac.first.empty(); });
+  }
+  outcome_.plan = plan_identity(access->info(), access->filesystem(), identity, run_.rules);
+  if (apply)
+    apply_plan(*outcome_.plan, access->filesystem());
+  access->finish();
+}
+
+void CloneJob::plan_guest() {
+  if (run_.rules.empty() && outcome_.hostname.empty())
+    return;
+  std::vector<Overlay*> borrowed;
+  const auto layers = overlays();
+  for (const auto& layer : layers)
+    borrowed.push_back(layer.get());
+  change_guest(borrowed, false);
+}
+
+void CloneJob::make() {
+  run_.sink.stage("clone", "cloning " + run_.source.name + " to " + request_.name);
+  for (const auto& disk : disks_)
+    if (disk)
+      disk->make(run_.sink, run_.stop);
+  std::vector<std::unique_ptr<Overlay>> layers;
+  if (!run_.rules.empty()) {
+    layers = overlays();
+    std::vector<Overlay*> borrowed;
+    for (const auto& layer : layers)
+      borrowed.push_back(layer.get());
+    change_guest(borrowed, true);
+    run_.stop.check();
+    for (std::size_t i = 0; i < disks_.size(); i++)
+      if (!disks_[i] && !layers[i]->dirty().empty())
+        throw Error("CLONE_UNSUPPORTED", "a disk that the clone shares with its source would have to be changed",
+                    "disk " + run_.source.disks[i].target, "choose other --rules, or make the disk its own");
+  }
+  for (std::size_t i = 0; i < disks_.size(); i++)
+    if (disks_[i]) {
+      disks_[i]->complete(layers.empty() ? nullptr : layers[i].get(), run_.sink, run_.stop);
+      outcome_.disks.push_back(names_[i] + ": " + to_string(disks_[i]->way()));
+    }
+  copy_nvram();
+  copy_tpm();
+}
+
+void CloneJob::copy_nvram() const {
+  const fs::path& from = run_.source.source.machine.nvram;
+  if (!from.empty())
+    copy_durably(from, run_.output / file_name("_VARS.fd.partial"));
+}
+
+/// libvirt finds the state by the clone's UUID. It can't wait for the other files' names; nobody else uses this UUID.
+void CloneJob::copy_tpm() {
+  if (!outcome_.description || !outcome_.description->tpm)
+    return;
+  const TpmState& tpm = *outcome_.description->tpm;
+  const fs::path from = tpm.from_path.empty() ? fs::path(swtpm_directory) / tpm.from_uuid : fs::path(tpm.from_path);
+  const fs::path to = tpm.to_path.empty() ? fs::path(swtpm_directory) / tpm.to_uuid : fs::path(tpm.to_path);
+  std::error_code error;
+  if (!fs::exists(from, error)) {
+    outcome_.notes.push_back("the TPM has no state at " + from.string() +
+                             ": the clone starts with an empty one, and has no key that was sealed in it");
+    return;
+  }
+  fs::copy(from, to, fs::copy_options::recursive | fs::copy_options::overwrite_existing, error);
+  if (error)
+    throw Error("IO_ERROR", "can't copy the TPM's state from " + from.string() + " to " + to.string(), error.message());
+  outcome_.notes.push_back("the clone's TPM has the keys of its source's: what is sealed in it opens on both");
+}
+
+CloneJob::Bootable CloneJob::bootable() const {
+  Bootable b;
+  b.machine = run_.source.source.machine;
+  b.machine.name = request_.name;
+  if (!b.machine.nvram.empty())
+    b.machine.nvram = run_.output / file_name("_VARS.fd.partial");
+  if (outcome_.description) {
+    const auto macs = mac_changes(*outcome_.description);
+    for (std::size_t i = 0; i < std::min(macs.size(), b.machine.nics.size()); i++)
+      b.machine.nics[i].mac = macs[i].second;
+  }
+  for (std::size_t i = 0; i < disks_.size(); i++) {
+    const MachineDisk& disk = run_.source.source.machine.disks[i];
+    OpenOptions open = {
+        .format = disks_[i] ? disks_[i]->format() : disk.format, .allowed_directories = {}, .window = {}};
+    for (const fs::path& file : run_.source.source.images[i]->info().files)
+      open.allowed_directories.push_back(fs::absolute(file).parent_path());
+    b.images.push_back(open_image(disks_[i] ? disks_[i]->partial() : disk.path, open));
+    b.overlays.push_back(std::make_unique<Overlay>(*b.images.back(), run_.output, proof_overlay_cap));
+  }
+  return b;
+}
+
+std::string CloneJob::publication_id() const {
+  return run_.id + "\nclone " + request_.name;
+}
+
+bool CloneJob::roll_forward() {
+  outcome_.files = kvmport::roll_forward(run_.output, file_name(".report.json"), publication_id());
+  return !outcome_.files.empty();
+}
+
+void CloneJob::publish() {
+  Publication p;
+  p.source_id = publication_id();
+  p.directory = run_.output;
+  for (std::size_t i = 0; i < disks_.size(); i++)
+    if (disks_[i]) {
+      p.renames.emplace_back(names_[i] + ".partial", names_[i]);
+      for (const std::string& left : disks_[i]->leftovers())
+        p.removes.push_back(left);
+    }
+  if (!run_.source.source.machine.nvram.empty())
+    p.renames.emplace_back(file_name("_VARS.fd.partial"), file_name("_VARS.fd"));
+  if (outcome_.description)
+    p.texts.emplace_back(file_name(".xml"), outcome_.description->xml);
+  for (const char* ending : {".serial.log", ".screenshot.png"})
+    if (const std::string partial = file_name(ending) + ".partial"; fs::exists(run_.output / partial))
+      p.renames.emplace_back(partial, file_name(ending));
+  p.report_name = file_name(".report.json");
+  outcome_.files = p.files();
+  p.report = clone_report(run_, outcome_);
+  kvmport::publish(p, run_.options.force);
+  if (run_.connection != nullptr && outcome_.description)
+    run_.connection->define(outcome_.description->xml);
+  outcome_.state = CloneOutcome::State::done;
+}
+
+void CloneJob::abandon(bool keep) {
+  if (!keep)
+    for (const auto& disk : disks_)
+      if (disk)
+        disk->discard();
+  std::error_code ignored;
+  for (const char* ending : {"_VARS.fd.partial", ".serial.log.partial", ".screenshot.png.partial"})
+    fs::remove(run_.output / file_name(ending), ignored);
+}
+
+} // namespace kvmport

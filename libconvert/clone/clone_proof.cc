@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libconvert/clone/clone_proof.h"
+
+#include "kvmboot/probe.h"
+#include "libconvert/boot_machine.h"
+#include "libconvert/clone/dhcp_watch.h"
+#include "libconvert/machine/text.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <thread>
+
+namespace fs = std::filesystem;
+
+namespace kvmport {
+namespace {
+
+/// For a guest to ask for an address and to write what it made; then it is looked at.
+constexpr std::chrono::seconds linger{20};
+constexpr std::uint64_t most_memory = 2ULL << 30, most_memory_together = 1ULL << 30;
+/// What clones may have in common, and with their source.
+constexpr const char* mac_name = "mac";
+
+std::map<std::string, std::string> identity_of(const CloneRun& run, const Machine& machine,
+                                               const std::vector<const Image*>& disks) {
+  std::vector<std::unique_ptr<Overlay>> layers; // a journal may have to be replayed
+  std::vector<Overlay*> borrowed;
+  for (const Image* disk : disks) {
+    layers.push_back(std::make_unique<Overlay>(*disk, fs::temp_directory_path(), proof_overlay_cap));
+    borrowed.push_back(layers.back().get());
+  }
+  const TempDir sockets;
+  const auto access =
+      open_guest(machine, borrowed, run.options.guest, run.options.access, sockets.path(), run.sink, run.stop);
+  auto identity = main_identity(access->info(), access->filesystem());
+  access->finish();
+  for (std::size_t i = 0; i < machine.nics.size(); i++)
+    if (!machine.nics[i].mac.empty())
+      identity[mac_name + (i == 0 ? std::string() : fmt::format(" {}", i + 1))] = lower(machine.nics[i].mac);
+  return identity;
+}
+
+/// One clone, until it was looked at.
+void prove_one(const CloneRun& run, CloneJob& job, const fs::path& hub, std::size_t together) {
+  auto bootable = job.bootable();
+  std::vector<Overlay*> disks;
+  std::vector<const Image*> seen;
+  for (const auto& overlay : bootable.overlays) {
+    disks.push_back(overlay.get());
+    seen.push_back(overlay.get());
+  }
+  BootSpec spec = boot_spec_of(bootable.machine, disks);
+  spec.memory = std::clamp<std::uint64_t>(spec.memory, 256ULL << 20, together > 1 ? most_memory_together : most_memory);
+  if (together > 1)
+    spec.cpus = 1;
+  for (BootNic& nic : spec.nics)
+    nic.hub = hub;
+  for (const Key& key : run.options.guest.keys)
+    spec.answers.push_back({"[Pp]assphrase|unlock disk", key.passphrase + "\n", 3});
+  const std::size_t hosts = std::max(1U, std::thread::hardware_concurrency());
+  spec.timeout = run.options.timeout * std::max<std::size_t>(1, together / hosts);
+  spec.linger = linger;
+  const std::string& name = job.request().name;
+  spec.screenshot = run.output / (name + ".screenshot.png.partial");
+  const auto engine = make_engine(run.options.engine, run.sink);
+  CloneOutcome& outcome = job.outcome();
+  outcome.verdict =
+      prove_boot(*engine, spec, Milestone::login, run.output / (name + ".serial.log.partial"), run.sink, run.stop);
+  run.stop.check();
+  if (outcome.verdict->proven)
+    outcome.identity = identity_of(run, bootable.machine, seen);
+}
+
+} // namespace
+
+void prove_clones(const CloneRun& run, const std::vector<CloneJob*>& jobs) {
+  const TempDir directory;
+  const fs::path hub = directory.path() / "hub";
+  const DhcpWatch watch(hub);
+  std::vector<std::jthread> threads;
+  for (CloneJob* job : jobs)
+    threads.emplace_back([&, job] {
+      try {
+        prove_one(run, *job, hub, jobs.size());
+      } catch (const Error& error) {
+        job->outcome().error = error;
+      }
+    });
+  threads.clear();
+  const auto clients = watch.clients();
+  for (CloneJob* job : jobs) {
+    std::map<std::string, std::string> found;
+    for (const auto& [name, value] : job->outcome().identity)
+      if (name.starts_with(mac_name))
+        if (const auto client = clients.find(value); client != clients.end())
+          found["dhcp-client" + name.substr(std::string_view(mac_name).size())] = client->second;
+    job->outcome().identity.merge(found);
+  }
+}
+
+std::map<std::string, std::string> source_identity(const CloneRun& run) {
+  std::vector<const Image*> disks;
+  for (const auto& image : run.source.source.images)
+    disks.push_back(image.get());
+  return identity_of(run, run.source.source.machine, disks);
+}
+
+std::vector<std::string> shared_after_boot(const std::map<std::string, std::string>& source,
+                                           const std::vector<CloneOutcome>& clones) {
+  std::map<std::pair<std::string, std::string>, std::vector<std::string>> holders; // of each value
+  for (const auto& [name, value] : source)
+    holders[{name, value}].emplace_back("the source");
+  for (const CloneOutcome& clone : clones)
+    for (const auto& [name, value] : clone.identity)
+      holders[{name, value}].push_back(clone.name);
+  std::vector<std::string> shared;
+  for (const auto& [what, names] : holders)
+    if (names.size() > 1)
+      shared.push_back(fmt::format("{}: {}", what.first, fmt::join(names, ", ")));
+  return shared;
+}
+
+} // namespace kvmport
