@@ -89,23 +89,6 @@ std::string ovf(const std::vector<std::string>& names, bool memory) {
   return text + "</VirtualSystemCollection></Envelope>";
 }
 
-fs::path ext4_disk(const fs::path& dir, const std::string& name, const std::function<void(const fs::path&)>& fill) {
-  const fs::path tree = dir / (name + ".tree"), disk = dir / name;
-  fs::create_directories(tree);
-  fill(tree);
-  must_run({"mke2fs", "-q", "-F", "-t", "ext4", "-d", tree.string(), disk.string(), "32M"});
-  fs::remove_all(tree);
-  return disk;
-}
-
-void small_system(const fs::path& tree) {
-  for (const char* directory : {"etc", "usr/bin", "sbin", "boot/grub", "lib/modules"})
-    fs::create_directories(tree / directory);
-  write_file_durably(tree / "etc/os-release", "ID=test\nPRETTY_NAME=\"A test\"\n");
-  write_file_durably(tree / "etc/fstab", "/dev/sda / ext4 defaults 0 1\n");
-  write_file_durably(tree / "sbin/init", "#!/bin/sh\n");
-}
-
 void encrypt(const fs::path& image, const fs::path& key_file) {
   // Offline re-encryption moves the data up by half the room that it is given, and needs no device-mapper.
   fs::resize_file(image, fs::file_size(image) + (16U << 20));

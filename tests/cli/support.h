@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/process.h"
+#include "tests/support/small_system.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -31,11 +32,6 @@ void poke(const std::filesystem::path& file, std::uint64_t offset, std::uint8_t 
 std::filesystem::path write_vmx(const std::filesystem::path& dir, const std::string& disk);
 /// An OVF of these machines, each with the disk disk.vmdk of disk_as; `memory` false leaves their memory out.
 std::string ovf(const std::vector<std::string>& names, bool memory = true);
-/// An ext4, DIR/NAME, on a whole disk of 32 MiB, from the tree that `fill` makes.
-std::filesystem::path ext4_disk(const std::filesystem::path& dir, const std::string& name,
-                                const std::function<void(const std::filesystem::path&)>& fill);
-/// A tree that is taken for an operating system.
-void small_system(const std::filesystem::path& tree);
 /// Makes a LUKS2 device of a filesystem image; writes the passphrase to `key_file`, with a newline.
 void encrypt(const std::filesystem::path& image, const std::filesystem::path& key_file);
 

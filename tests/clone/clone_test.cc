@@ -1,0 +1,487 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole clones of a small guest on real files and file systems: what is in the copy, what is left when it fails, and
+// what the next run makes of that.
+#include "libconvert/clone/clone.h"
+
+#include "base/process.h"
+#include "libconvert/clone/clone_list.h"
+#include "libconvert/clone/connection.h"
+#include "libconvert/clone/remaining_identity.h"
+#include "tests/support/small_system.h"
+#include "tests/support/tempdir.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <mutex>
+#include <set>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+namespace fs = std::filesystem;
+
+namespace kvmport::test {
+namespace {
+
+using State = CloneOutcome::State;
+
+class Silent : public EventSink {
+ public:
+  void stage(std::string_view, std::string_view) override {}
+  void progress(std::string_view name, std::uint64_t done, std::uint64_t) override {
+    if (on_progress)
+      on_progress(std::string(name), done);
+  }
+  void message(Level, std::string_view, std::string_view) override {}
+  std::function<void(const std::string&, std::uint64_t)> on_progress;
+};
+
+class Clone : public testing::Test {
+ protected:
+  void SetUp() override {
+    fs::create_directory(dir / "src");
+    ext4_disk(dir / "src", "disk", [](const fs::path& tree) {
+      small_system(tree);
+      write_file_durably(tree / "etc/hostname", "old\n");
+      write_file_durably(tree / "etc/machine-id", "0123456789abcdef0123456789abcdef\n");
+      write_file_durably(tree / "etc/hosts", "127.0.0.1 localhost\n127.0.1.1 old\n");
+      write_file_durably(tree / "etc/netplan.yaml", "unrelated\n");
+      fs::create_directories(tree / "etc/netplan");
+      write_file_durably(tree / "etc/netplan/net.yaml",
+                         "network:\n  ethernets:\n    lan:\n      match: {macaddress: '52:54:00:aa:bb:01'}\n");
+      make_pattern_file(tree / "data", 5U << 20, 1);
+    });
+    describe("qcow2");
+  }
+
+  /// The source's disk in this format, and its description.
+  void describe(const std::string& format, const std::string& options = "", const std::string& more = "") {
+    std::vector<std::string> argv{"qemu-img", "convert", "-f", "raw", "-O", format};
+    if (!options.empty())
+      argv.insert(argv.end(), {"-o", options});
+    if (options.find("compression_type") != std::string::npos)
+      argv.push_back("-c");
+    argv.insert(argv.end(), {(dir / "src/disk").string(), disk().string()});
+    must_run(argv);
+    write_file_durably(dir / "src/small.xml", domain("small", disk().string(), format, more));
+    source_digest = sha256_of(disk());
+  }
+  static std::string domain(const std::string& name, const std::string& disk, const std::string& format,
+                            const std::string& more = "") {
+    return fmt::format(R"(<domain type='kvm'>
+  <!-- kept -->
+  <name>{}</name>
+  <uuid>11111111-2222-4333-8444-555555555555</uuid>
+  <memory unit='MiB'>512</memory>
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='q35'>hvm</type>{}</os>
+  <devices>
+    <disk type='file' device='disk'><driver name='qemu' type='{}'/><source file='{}'/><target dev='vda' bus='virtio'/></disk>
+    <interface type='user'><mac address='52:54:00:aa:bb:01'/></interface>
+  </devices>
+</domain>
+)",
+                       name, more, format, disk);
+  }
+  fs::path disk() const { return dir / "src/small.disk"; }
+  fs::path out(const std::string& name = "") const { return dir / "out" / name; }
+
+  CloneOptions options() const {
+    CloneOptions o;
+    o.sources = {dir / "src/small.xml"};
+    o.output_directory = dir / "out";
+    return o;
+  }
+  CloneResult clone(const CloneOptions& options, const std::vector<CloneRequest>& requests) {
+    return clone_guest(options, requests, sink, stop);
+  }
+  /// The files of a clone's disk by debugfs, without the room's own code.
+  std::string guest_file(const fs::path& image, const std::string& path) {
+    const fs::path raw = dir / "look.raw";
+    must_run({"qemu-img", "convert", "-O", "raw", image.string(), raw.string()});
+    return must_run({"debugfs", "-R", "cat " + path, raw.string()});
+  }
+  /// The clone is whole, and differs from its source where it must and nowhere else.
+  void expect_own_machine(const fs::path& image, const std::string& name) {
+    const fs::path raw = dir / "look.raw";
+    must_run({"qemu-img", "convert", "-O", "raw", image.string(), raw.string()});
+    const ProcessResult fsck = run_process({"e2fsck", "-fn", raw.string()}, std::chrono::minutes(1));
+    EXPECT_EQ(fsck.exit_code, 0) << fsck.out;
+    EXPECT_EQ(guest_file(image, "/etc/hostname"), name + "\n");
+    EXPECT_EQ(guest_file(image, "/etc/machine-id"), "");
+    EXPECT_THAT(guest_file(image, "/etc/hosts"), testing::HasSubstr("127.0.1.1 " + name));
+    EXPECT_THAT(guest_file(image, "/etc/netplan/net.yaml"), testing::Not(testing::HasSubstr("52:54:00:aa:bb:01")));
+    EXPECT_EQ(guest_file(image, "/etc/netplan.yaml"), "unrelated\n");
+    const fs::path data = dir / "data.out", original = dir / "data.in";
+    must_run({"debugfs", "-R", "dump /data " + data.string(), raw.string()});
+    must_run({"debugfs", "-R", "dump /data " + original.string(), (dir / "src/disk").string()});
+    EXPECT_EQ(sha256_of(data), sha256_of(original));
+    EXPECT_EQ(sha256_of(disk()), source_digest);
+  }
+  static std::vector<std::string> names(const fs::path& directory) {
+    std::vector<std::string> all;
+    for (const auto& entry : fs::directory_iterator(directory))
+      all.push_back(entry.path().filename().string());
+    std::ranges::sort(all);
+    return all;
+  }
+  static std::string code_of(const std::function<void()>& what) {
+    try {
+      what();
+    } catch (const Error& error) {
+      return error.code();
+    }
+    return "";
+  }
+
+  TempDir temporary;
+  fs::path dir = temporary.path();
+  std::string source_digest;
+  Silent sink;
+  StopToken stop;
+};
+
+// --- one clone ----------------------------------------------------------------------------------------------------
+
+struct Kind {
+  const char *name, *format, *options;
+};
+class CloneOf : public Clone, public testing::WithParamInterface<Kind> {};
+
+TEST_P(CloneOf, AFullOneIsItsOwnMachine) {
+  describe(GetParam().format, GetParam().options);
+  const CloneResult result = clone(options(), {{"web2"}});
+  ASSERT_EQ(result.clones.at(0).state, State::done) << result.clones[0].error->what();
+  const bool raw = std::string(GetParam().format) == "raw";
+  const std::string file = raw ? "web2.img" : "web2.qcow2";
+  EXPECT_EQ(names(out()), (std::vector<std::string>{file, "web2.report.json", "web2.xml"}));
+  expect_own_machine(out(file), "web2");
+  if (!raw) {
+    EXPECT_THAT(must_run({"qemu-img", "check", out(file).string()}), testing::HasSubstr("No errors"));
+  }
+  const std::string xml = read_file(out("web2.xml"));
+  EXPECT_THAT(xml, testing::HasSubstr("<!-- kept -->"));
+  EXPECT_THAT(xml, testing::HasSubstr(out(file).string()));
+  EXPECT_THAT(xml, testing::Not(testing::HasSubstr("11111111-2222")));
+}
+INSTANTIATE_TEST_SUITE_P(All, CloneOf,
+                         testing::Values(Kind{"raw", "raw", ""}, Kind{"qcow2", "qcow2", "cluster_size=64k"},
+                                         Kind{"version_2", "qcow2", "compat=0.10"},
+                                         Kind{"zstd", "qcow2", "compression_type=zstd"},
+                                         Kind{"subclusters", "qcow2", "extended_l2=on,cluster_size=128k"}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST_F(Clone, ALinkedOneHoldsWhatChangedAndItsBaseIsProtected) {
+  CloneOptions o = options();
+  o.mode = CloneMode::linked;
+  const CloneResult result = clone(o, {{"web2"}});
+  ASSERT_EQ(result.clones.at(0).state, State::done);
+  EXPECT_LT(fs::file_size(out("web2.qcow2")), 2U << 20);
+  EXPECT_THAT(must_run({"qemu-img", "info", out("web2.qcow2").string()}),
+              testing::HasSubstr("backing file: ../src/small.disk (actual path:"));
+  expect_own_machine(out("web2.qcow2"), "web2");
+  struct stat st {};
+  ::stat(disk().c_str(), &st);
+  EXPECT_EQ(st.st_mode & 0222U, 0U);
+  EXPECT_THAT(result.notes, testing::Contains(testing::HasSubstr("read-only")));
+}
+
+TEST_F(Clone, AChainBecomesOneFile) {
+  const fs::path top = dir / "src/top.qcow2";
+  must_run({"qemu-img", "create", "-q", "-f", "qcow2", "-b", "small.disk", "-F", "qcow2", top.string()});
+  write_file_durably(dir / "src/small.xml", domain("small", top.string(), "qcow2"));
+  const CloneResult result = clone(options(), {{"web2"}});
+  EXPECT_THAT(result.clones.at(0).disks, testing::ElementsAre("web2.qcow2: flatten"));
+  EXPECT_THAT(must_run({"qemu-img", "info", out("web2.qcow2").string()}), testing::Not(testing::HasSubstr("backing")));
+  expect_own_machine(out("web2.qcow2"), "web2");
+}
+
+TEST_F(Clone, SharedDisksStayShared) {
+  make_pattern_file(dir / "src/iso", 1U << 20, 3);
+  std::string xml = domain("small", disk().string(), "qcow2");
+  xml.replace(xml.find("    <interface"), 0,
+              "    <disk type='file' device='disk'><source file='" + (dir / "src/iso").string() +
+                  "'/><target dev='vdb'/><driver name='qemu' type='raw'/><readonly/></disk>\n");
+  write_file_durably(dir / "src/small.xml", xml);
+  const CloneResult result = clone(options(), {{"web2"}});
+  EXPECT_EQ(names(out()), (std::vector<std::string>{"web2-vda.qcow2", "web2.report.json", "web2.xml"}));
+  EXPECT_THAT(read_file(out("web2.xml")), testing::HasSubstr((dir / "src/iso").string()));
+  EXPECT_THAT(result.notes, testing::Contains(testing::HasSubstr("vdb")));
+}
+
+TEST_F(Clone, VariablesOfTheFirmwareAreCopied) {
+  make_pattern_file(dir / "src/vars.fd", 540672, 4);
+  describe("qcow2", "",
+           "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader><nvram>" +
+               (dir / "src/vars.fd").string() + "</nvram>");
+  clone(options(), {{"web2"}});
+  EXPECT_EQ(sha256_of(out("web2_VARS.fd")), sha256_of(dir / "src/vars.fd"));
+  EXPECT_THAT(read_file(out("web2.xml")), testing::HasSubstr("<nvram>" + out("web2_VARS.fd").string()));
+}
+
+TEST_F(Clone, ABareDiskAndItsReport) {
+  CloneOptions o = options();
+  o.sources = {disk()};
+  const CloneResult result = clone(o, {{"node"}});
+  ASSERT_EQ(result.clones.at(0).state, State::done);
+  EXPECT_EQ(names(out()), (std::vector<std::string>{"node.qcow2", "node.report.json"}));
+  const auto rules = [](const std::vector<IdentityFinding>& found) {
+    std::set<std::string> all;
+    for (const auto& finding : found)
+      all.insert(finding.rule);
+    return all;
+  };
+  EXPECT_THAT(rules(remaining_identity(o, sink, stop)), testing::IsSupersetOf({"hostname", "machine-id"}));
+  o.sources = {out("node.qcow2")};
+  EXPECT_THAT(rules(remaining_identity(o, sink, stop)), testing::Not(testing::Contains("machine-id")));
+}
+
+TEST_F(Clone, ADryRunTouchesNothing) {
+  CloneOptions o = options();
+  o.dry_run = true;
+  const CloneResult result = clone(o, {{"web2"}});
+  EXPECT_EQ(result.clones.at(0).state, State::planned);
+  EXPECT_THAT(result.clones[0].plan->changes, testing::Not(testing::IsEmpty()));
+  EXPECT_FALSE(fs::exists(out()));
+}
+
+TEST_F(Clone, NamesFollowTheSource) {
+  CloneOptions o = options();
+  o.mode = CloneMode::linked;
+  write_file_durably(dir / "src/small.xml", domain("foo-clone9", disk().string(), "qcow2"));
+  const CloneResult result = clone(o, {{}, {}});
+  EXPECT_EQ(result.clones.at(0).name, "foo-clone10");
+  EXPECT_EQ(result.clones.at(1).name, "foo-clone11");
+}
+
+// --- file systems -------------------------------------------------------------------------------------------------
+
+/// A file system in a file, mounted for the length of a test.
+class Mounted {
+ public:
+  Mounted(const fs::path& directory, const std::vector<std::string>& mkfs, const std::string& size)
+      : point_(directory / "mnt") {
+    const fs::path file = directory / "fs.img";
+    must_run({"truncate", "-s", size, file.string()});
+    std::vector<std::string> argv = mkfs;
+    argv.push_back(file.string());
+    must_run(argv);
+    fs::create_directory(point_);
+    mounted_ =
+        run_process({"mount", "-o", "loop", file.string(), point_.string()}, std::chrono::minutes(1)).exit_code == 0;
+  }
+  Mounted(const Mounted&) = delete;
+  Mounted& operator=(const Mounted&) = delete;
+  ~Mounted() {
+    if (mounted_)
+      run_process({"umount", point_.string()}, std::chrono::minutes(1));
+  }
+  bool mounted() const { return mounted_; }
+  const fs::path& point() const { return point_; }
+
+ private:
+  fs::path point_;
+  bool mounted_ = false;
+};
+
+class CloneOn : public Clone, public testing::WithParamInterface<std::vector<std::string>> {};
+
+TEST_P(CloneOn, BlocksAreSharedUntilOneSideWrites) {
+  const Mounted there(dir, GetParam(), "400M");
+  if (!there.mounted())
+    GTEST_SKIP() << "this host can't mount it";
+  for (const std::string format : {"raw", "qcow2"}) {
+    describe(format);
+    const fs::path moved = there.point() / ("small." + format);
+    fs::copy_file(disk(), moved);
+    write_file_durably(there.point() / "small.xml", domain("small", moved.string(), format));
+    CloneOptions o = options();
+    o.sources = {there.point() / "small.xml"};
+    o.output_directory = there.point() / ("out-" + format);
+    const CloneResult result = clone(o, {{"web2"}});
+    ASSERT_EQ(result.clones.at(0).state, State::done) << result.clones[0].error->what();
+    EXPECT_THAT(result.clones[0].disks.at(0), testing::HasSubstr(": reflink"));
+    expect_own_machine(o.output_directory / (format == "raw" ? "web2.img" : "web2.qcow2"), "web2");
+    EXPECT_EQ(sha256_of(moved), source_digest);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(All, CloneOn,
+                         testing::Values(std::vector<std::string>{"mkfs.xfs", "-q"},
+                                         std::vector<std::string>{"mkfs.btrfs", "-q"}),
+                         [](const auto& info) { return info.param[0].substr(5); });
+
+TEST_F(Clone, AFullDiskIsSaidAndNothingIsLeft) {
+  const Mounted there(dir, {"mke2fs", "-q", "-F", "-t", "ext4"}, "5M");
+  if (!there.mounted())
+    GTEST_SKIP() << "this host can't mount it";
+  CloneOptions o = options();
+  o.output_directory = there.point() / "out";
+  const CloneResult result = clone(o, {{"web2"}});
+  ASSERT_EQ(result.clones.at(0).state, State::failed);
+  EXPECT_EQ(result.clones[0].error->code(), "DISK_FULL");
+  EXPECT_EQ(names(o.output_directory), std::vector<std::string>{});
+}
+
+// --- refusals -----------------------------------------------------------------------------------------------------
+
+TEST_F(Clone, WhatCannotBeClonedIsNamed) {
+  EXPECT_EQ(code_of([&] { clone(options(), {{"a/b"}}); }), "NAME_INVALID");
+  EXPECT_EQ(code_of([&] { clone(options(), {{"twice"}, {"twice"}}); }), "NAME_IN_USE");
+  EXPECT_EQ(code_of([&] { clone(options(), {{"small"}}); }), "NAME_IN_USE");
+  CloneOptions o = options();
+  o.rules = "defaults,-no-such-rule";
+  EXPECT_EQ(code_of([&] { clone(o, {{"web2"}}); }), "RULE_UNKNOWN");
+  fs::create_directories(out());
+  write_file_durably(out("web2.xml"), "mine");
+  EXPECT_EQ(code_of([&] { clone(options(), {{"web2"}}); }), "FILE_EXISTS");
+  EXPECT_EQ(read_file(out("web2.xml")), "mine");
+  write_file_durably(out("other.xml"), domain("web3", "/x", "raw"));
+  EXPECT_EQ(code_of([&] { clone(options(), {{"web3"}}); }), "NAME_IN_USE") << "another domain's name";
+  EXPECT_EQ(names(out()), (std::vector<std::string>{"other.xml", "web2.xml"}));
+}
+
+TEST_F(Clone, ADamagedSourceIsAnError) {
+  fs::resize_file(disk(), fs::file_size(disk()) - (1U << 20));
+  EXPECT_NE(code_of([&] {
+              const CloneResult result = clone(options(), {{"web2"}});
+              if (result.clones.at(0).error)
+                throw Error(*result.clones[0].error);
+            }),
+            "");
+  EXPECT_FALSE(fs::exists(out("web2.qcow2")));
+  EXPECT_FALSE(fs::exists(out("web2.xml")));
+}
+
+TEST_F(Clone, ForceReplaces) {
+  clone(options(), {{"web2"}});
+  const std::string before = read_file(out("web2.xml"));
+  CloneOptions o = options();
+  o.force = true;
+  EXPECT_EQ(clone(o, {{"web2"}}).clones.at(0).state, State::done);
+  EXPECT_NE(read_file(out("web2.xml")), before);
+  expect_own_machine(out("web2.qcow2"), "web2");
+}
+
+// --- many ---------------------------------------------------------------------------------------------------------
+
+std::set<std::string> values_of(const CloneResult& result, const std::string& rule) {
+  std::set<std::string> values;
+  for (const CloneOutcome& clone : result.clones)
+    if (clone.description)
+      for (const auto& change : clone.description->changes)
+        if (change.rule == rule)
+          values.insert(change.after);
+  return values;
+}
+
+TEST_F(Clone, ManyDifferAndARepeatedRunDoesTheRest) {
+  CloneOptions o = options();
+  o.mode = CloneMode::linked;
+  o.workers = 2;
+  const auto requests = numbered_clones("web-{:02}", 8, 1);
+  // Stopped after some clones.
+  sink.on_progress = [&](const std::string& name, std::uint64_t done) {
+    if (name == "clones" && done >= 3)
+      stop.request();
+  };
+  const CloneResult first = clone(o, requests);
+  const auto done = std::ranges::count_if(first.clones, [](const auto& c) { return c.state == State::done; });
+  EXPECT_GE(done, 2);
+  EXPECT_LT(done, 8);
+  StopToken go;
+  sink.on_progress = {};
+  const CloneResult second = clone_guest(o, requests, sink, go);
+  for (std::size_t i = 0; i < requests.size(); i++)
+    EXPECT_EQ(second.clones[i].state, first.clones[i].state == State::done ? State::before : State::done)
+        << requests[i].name;
+  std::set<std::string> uuids, macs, hostnames;
+  for (const auto& request : requests) {
+    const std::string xml = read_file(out(request.name + ".xml"));
+    uuids.insert(xml.substr(xml.find("<uuid>"), 50));
+    macs.insert(xml.substr(xml.find("<mac address"), 32));
+    hostnames.insert(guest_file(out(request.name + ".qcow2"), "/etc/hostname"));
+  }
+  EXPECT_EQ(uuids.size(), 8U);
+  EXPECT_EQ(macs.size(), 8U);
+  EXPECT_EQ(hostnames.size(), 8U);
+  // What was planned for a clone in the first run is what it got in the second.
+  for (std::size_t i = 0; i < requests.size(); i++)
+    if (second.clones[i].state == State::done) {
+      EXPECT_EQ(second.clones[i].description->uuid, first.clones[i].description->uuid);
+    }
+  for (const auto& name : names(out()))
+    EXPECT_THAT(name, testing::Not(testing::HasSubstr("partial")));
+}
+
+TEST_F(Clone, OneThatFailsDoesNotStopTheOthers) {
+  CloneOptions o = options();
+  fs::create_directories(out("web-2.qcow2.partial") / "in the way");
+  const auto requests = numbered_clones("web-{}", 3, 1);
+  const CloneResult first = clone(o, requests);
+  EXPECT_EQ(first.clones[0].state, State::done);
+  EXPECT_EQ(first.clones[1].state, State::failed);
+  EXPECT_EQ(first.clones[2].state, State::done);
+  EXPECT_FALSE(fs::exists(out("web-2.xml")));
+  fs::remove_all(out("web-2.qcow2.partial"));
+  const CloneResult second = clone(o, requests);
+  EXPECT_EQ(second.clones[0].state, State::before);
+  EXPECT_EQ(second.clones[1].state, State::done);
+  expect_own_machine(out("web-2.qcow2"), "web-2");
+}
+
+TEST_F(Clone, ASeedMakesTheSameAddresses) {
+  CloneOptions o = options();
+  o.mode = CloneMode::linked;
+  o.mac_seed = "rack 4";
+  o.dry_run = true;
+  const auto requests = numbered_clones("web-{}", 3, 1);
+  const auto macs = values_of(clone(o, requests), "mac");
+  EXPECT_EQ(macs.size(), 3U);
+  EXPECT_EQ(values_of(clone(o, requests), "mac"), macs);
+  o.mac_seed = "rack 5";
+  EXPECT_NE(values_of(clone(o, requests), "mac"), macs);
+}
+
+// --- libvirt ------------------------------------------------------------------------------------------------------
+
+class CloneInLibvirt : public Clone {
+ protected:
+  /// The test driver keeps its state in the process as long as one connection is open.
+  CloneInLibvirt() : connection_("test:///default") {}
+  CloneOptions of(const std::string& name) {
+    connection_.define(std::string(domain(name, disk().string(), "qcow2")).replace(14, 3, "test"));
+    CloneOptions o = options();
+    o.sources.clear();
+    o.connection = "test:///default";
+    o.domain = name;
+    return o;
+  }
+  bool defined(const std::string& name) const {
+    return std::ranges::any_of(connection_.all_domains(), [&](const std::string& xml) {
+      return xml.find("<name>" + name + "</name>") != std::string::npos;
+    });
+  }
+  LibvirtConnection connection_;
+};
+
+TEST_F(CloneInLibvirt, AClonedDomainIsDefinedWhenItsDisksAreThere) {
+  ASSERT_NO_FATAL_FAILURE(clone(of("in-libvirt"), {{"web2"}}));
+  EXPECT_TRUE(defined("web2"));
+  expect_own_machine(out("web2.qcow2"), "web2");
+  EXPECT_EQ(code_of([&] { clone(of("in-libvirt"), {{"web2"}}); }), "FILE_EXISTS");
+}
+
+TEST_F(CloneInLibvirt, AFailedCloneIsNotDefined) {
+  const CloneOptions o = of("in-libvirt-2");
+  fs::create_directories(out("web3.qcow2.partial") / "in the way");
+  EXPECT_EQ(clone(o, {{"web3"}}).clones.at(0).state, State::failed);
+  EXPECT_FALSE(defined("web3"));
+}
+
+TEST_F(CloneInLibvirt, RefusalsNameTheDomain) {
+  EXPECT_EQ(code_of([] { LibvirtConnection("nonsense:///"); }), "LIBVIRT_FAILED");
+  EXPECT_EQ(code_of([&] { connection_.shut_off_domain("nobody"); }), "DOMAIN_NOT_FOUND");
+  EXPECT_EQ(code_of([&] { connection_.shut_off_domain("test"); }), "SOURCE_RUNNING"); // the driver's own, which runs
+}
+
+} // namespace
+} // namespace kvmport::test
