@@ -32,7 +32,8 @@ FUZZERS := $(patsubst tests/fuzz/%.cc,$(B)/bin/fuzz/%,$(wildcard tests/fuzz/*_fu
 # A library, so that a lower room's tests are linked with what they use of it alone.
 TEST_SUPPORT := $(B)/lib/libtestsupport.a
 ROOM_LIBS := $(foreach r,$(ROOMS),$(call room_lib,$(r)))
-MANPAGES := $(wildcard man/*.[1-8])
+# Pages with a table that a command knows best are made of man/NAME.in.
+MANPAGES := $(wildcard man/*.[1-8]) $(patsubst man/%.in,$(B)/man/%,$(wildcard man/*.in))
 
 # The targets that build all by themselves use every processor, unless -j was given.
 PARALLEL = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
@@ -158,7 +159,14 @@ format:
 	clang-format -i $(FORMATTED)
 check-format: deps
 	clang-format --dry-run -Werror $(FORMATTED)
+$(B)/man/kvm-clone.1: man/kvm-clone.1.in $(B)/bin/kvm-clone
+	@mkdir -p $(@D)
+	$(B)/bin/kvm-clone --list-rules-mdoc >$@.rules
+	sed -e '/^@RULES@$$/{r $@.rules' -e 'd;}' $< >$@
+	@rm $@.rules
+
 lint-man: deps
+	+$(MAKE) $(PARALLEL) $(MANPAGES)
 	mandoc -Tlint -Wwarning $(MANPAGES)
 
 # Fuzz targets are linked with sources that are built with sanitizers once, into $(B)/fuzz-obj: the readers of images with
@@ -203,7 +211,7 @@ bench: deps
 	+$(MAKE) $(PARALLEL) all
 	@tests/bench/run $(B)/bin $(GUEST_CACHE) $(B)/bench
 
-install: all
+install: all $(MANPAGES)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 755 $(patsubst %,$(B)/bin/%,$(COMMANDS)) $(DESTDIR)$(PREFIX)/bin
 	for c in $(COMMANDS); do [ ! -f cmd/completion/$$c ] || install -m 644 cmd/completion/$$c $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$c; done
@@ -214,6 +222,6 @@ uninstall:
 	for m in $(MANPAGES); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${m##*.}/$${m##*/}; done
 
 clean:
-	rm -rf $(B)/obj $(B)/gen $(B)/lib $(B)/bin $(B)/payload $(B)/asan $(B)/fuzz $(B)/fuzz-obj $(B)/demo $(B)/bench
+	rm -rf $(B)/obj $(B)/gen $(B)/man $(B)/lib $(B)/bin $(B)/payload $(B)/asan $(B)/fuzz $(B)/fuzz-obj $(B)/demo $(B)/bench
 
 -include $(shell find $(B)/obj $(B)/fuzz-obj -name '*.d' 2>/dev/null)

@@ -32,7 +32,7 @@ struct CloneArguments {
   std::string mac_seed;
   std::size_t count = 1, first = 1;
   unsigned timeout = 300;
-  bool full = false, linked = false, flatten = false, list_rules = false;
+  bool full = false, linked = false, flatten = false, list_rules = false, rules_mdoc = false;
 };
 
 void add_options(CLI::App& app, CloneArguments& a) {
@@ -58,6 +58,7 @@ void add_options(CLI::App& app, CloneArguments& a) {
   linked->excludes(full);
   app.add_option("--rules", o.rules, "Identity rules: defaults,-NAME,+NAME or none")->capture_default_str();
   app.add_flag("--list-rules", a.list_rules, "Print the identity rules, and end");
+  app.add_flag("--list-rules-mdoc", a.rules_mdoc)->group(""); // for the manual page
   app.add_option("--report", a.report, "identity: print what identity is in the SOURCE, and end")
       ->check(CLI::IsMember({"identity"}));
   app.add_flag("--keep-hostdev", o.keep_hostdev, "Devices of the host stay in the description");
@@ -262,6 +263,10 @@ int print_identity(const CloneOptions& options, Console& console, const StopToke
 }
 
 int run_clone(const CloneArguments& a, Console& console, const StopToken& stop) {
+  if (a.rules_mdoc) {
+    std::fputs(rules_as_mdoc().c_str(), stdout);
+    return exit_done;
+  }
   if (a.list_rules) {
     nlohmann::json rules = nlohmann::json::array();
     for (const IdentityRule& rule : identity_rules())

@@ -57,6 +57,14 @@ std::string text_at(const toml::table& table, std::string_view key, const std::s
 std::vector<CloneRequest> numbered_clones(const std::string& pattern, std::size_t count, std::size_t first) {
   if (count > most_clones)
     throw Error("USAGE", fmt::format("{} clones are more than {}", count, most_clones));
+  // A width of many digits would fill the memory.
+  const std::size_t begin = std::min(pattern.find('{'), pattern.size());
+  std::size_t digits = 0;
+  for (const char c : pattern.substr(begin, pattern.find('}', begin) - begin)) {
+    digits = c >= '0' && c <= '9' ? digits + 1 : 0;
+    if (digits > 2)
+      throw Error("USAGE", "the number in the name \"" + pattern + "\" is too wide");
+  }
   std::vector<CloneRequest> clones;
   for (std::size_t i = 0; i < count; i++)
     try {

@@ -16,8 +16,8 @@ namespace fs = std::filesystem;
 namespace kvmport {
 namespace {
 
-/// For a guest to ask for an address and to write what it made; then it is looked at.
-constexpr std::chrono::seconds linger{20};
+/// For a guest of ordinary speed to ask for an address and to write what it made; then it is looked at.
+constexpr std::chrono::seconds linger{10};
 constexpr std::uint64_t most_memory = 2ULL << 30, most_memory_together = 1ULL << 30;
 /// What clones may have in common, and with their source.
 constexpr const char* mac_name = "mac";
@@ -58,12 +58,14 @@ void prove_one(const CloneRun& run, CloneJob& job, const fs::path& hub, std::siz
     nic.hub = hub;
   for (const Key& key : run.options.guest.keys)
     spec.answers.push_back({"[Pp]assphrase|unlock disk", key.passphrase + "\n", 3});
-  const std::size_t hosts = std::max(1U, std::thread::hardware_concurrency());
-  spec.timeout = run.options.timeout * std::max<std::size_t>(1, together / hosts);
-  spec.linger = linger;
   const std::string& name = job.request().name;
   spec.screenshot = run.output / (name + ".screenshot.png.partial");
   const auto engine = make_engine(run.options.engine, run.sink);
+  // They share the processors.
+  const double slower =
+      std::max(1.0, static_cast<double>(together) / std::max(1U, std::thread::hardware_concurrency()));
+  spec.timeout = std::chrono::duration_cast<std::chrono::seconds>(run.options.timeout * slower);
+  spec.linger = std::chrono::duration_cast<std::chrono::seconds>(linger * slower * engine->time_scale());
   CloneOutcome& outcome = job.outcome();
   outcome.verdict =
       prove_boot(*engine, spec, Milestone::login, run.output / (name + ".serial.log.partial"), run.sink, run.stop);
