@@ -49,7 +49,7 @@ help:
 	@echo "make demo        install what is missing, build, convert a real guest from an OVA, boot it, show the verdict"
 	@echo "make test        install what is missing, build, run every test (real guests included)"
 	@echo "make test-fast   the tests without guests"
-	@echo "make test-slow   tests of many minutes: a kernel reinstalled in a converted guest, a conversion killed ten times"
+	@echo "make test-slow   tests of many minutes: a kernel reinstalled in a converted guest, a conversion killed ten times, five clones on one network"
 	@echo "make check-asan  the tests without guests, built with ASan and UBSan"
 	@echo "make tidy        clang-tidy;  make check-format  clang-format;  make lint-man  mandoc"
 	@echo "make bench       measures against virt-v2v and qemu-img in one run"
@@ -133,7 +133,7 @@ test: deps
 
 test-slow: deps
 	+$(MAKE) $(PARALLEL) all tests-built
-	@KVMPORT_BIN=$(abspath $(B))/bin KVMPORT_GUESTS=$(GUEST_CACHE) KVMPORT_KILLS=10 tests/run $(B) \
+	@KVMPORT_BIN=$(abspath $(B))/bin KVMPORT_GUESTS=$(GUEST_CACHE) KVMPORT_KILLS=10 KVMPORT_SLOW=1 tests/run $(B) \
 	  $(patsubst %,$(B)/bin/tests/%_test,$(SLOWEST_TESTS) guests)
 
 test-fast: deps

@@ -7,8 +7,11 @@
 #include "libconvert/machine/text.h"
 
 #include <algorithm>
+#include <condition_variable>
+#include <deque>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <mutex>
 #include <thread>
 
 namespace fs = std::filesystem;
@@ -21,6 +24,37 @@ constexpr std::chrono::seconds linger{10};
 constexpr std::uint64_t most_memory = 2ULL << 30, most_memory_together = 1ULL << 30;
 /// What clones may have in common, and with their source.
 constexpr const char* mac_name = "mac";
+
+/// Tells when a boot has left the firmware and boot loader behind, which wait for the disk without pause: several of
+/// them at once starve each other on a host with few processors.
+class KernelWatch final : public EventSink {
+ public:
+  explicit KernelWatch(EventSink& sink) : sink_(sink) {}
+  void stage(std::string_view name, std::string_view text) override { sink_.stage(name, text); }
+  void progress(std::string_view name, std::uint64_t done, std::uint64_t total) override {
+    sink_.progress(name, done, total);
+  }
+  void message(Level level, std::string_view code, std::string_view text) override {
+    sink_.message(level, code, text);
+    if (code == "MILESTONE" && text.starts_with(to_string(Milestone::kernel)))
+      go_on();
+  }
+  void go_on() {
+    const std::lock_guard lock(mutex_);
+    reached_ = true;
+    changed_.notify_all();
+  }
+  void wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return reached_; });
+  }
+
+ private:
+  EventSink& sink_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool reached_ = false;
+};
 
 std::map<std::string, std::string> identity_of(const CloneRun& run, const Machine& machine,
                                                const std::vector<const Image*>& disks) {
@@ -42,7 +76,7 @@ std::map<std::string, std::string> identity_of(const CloneRun& run, const Machin
 }
 
 /// One clone, until it was looked at.
-void prove_one(const CloneRun& run, CloneJob& job, const fs::path& hub, std::size_t together) {
+void prove_one(const CloneRun& run, CloneJob& job, const fs::path& hub, std::size_t together, EventSink& sink) {
   auto bootable = job.bootable();
   std::vector<Overlay*> disks;
   std::vector<const Image*> seen;
@@ -60,7 +94,7 @@ void prove_one(const CloneRun& run, CloneJob& job, const fs::path& hub, std::siz
     spec.answers.push_back({"[Pp]assphrase|unlock disk", key.passphrase + "\n", 3});
   const std::string& name = job.request().name;
   spec.screenshot = run.output / (name + ".screenshot.png.partial");
-  const auto engine = make_engine(run.options.engine, run.sink);
+  const auto engine = make_engine(run.options.engine, sink);
   // They share the processors.
   const double slower =
       std::max(1.0, static_cast<double>(together) / std::max(1U, std::thread::hardware_concurrency()));
@@ -68,7 +102,7 @@ void prove_one(const CloneRun& run, CloneJob& job, const fs::path& hub, std::siz
   spec.linger = std::chrono::duration_cast<std::chrono::seconds>(linger * slower * engine->time_scale());
   CloneOutcome& outcome = job.outcome();
   outcome.verdict =
-      prove_boot(*engine, spec, Milestone::login, run.output / (name + ".serial.log.partial"), run.sink, run.stop);
+      prove_boot(*engine, spec, Milestone::login, run.output / (name + ".serial.log.partial"), sink, run.stop);
   run.stop.check();
   if (outcome.verdict->proven)
     outcome.identity = identity_of(run, bootable.machine, seen);
@@ -81,14 +115,20 @@ void prove_clones(const CloneRun& run, const std::vector<CloneJob*>& jobs) {
   const fs::path hub = directory.path() / "hub";
   const DhcpWatch watch(hub);
   std::vector<std::jthread> threads;
-  for (CloneJob* job : jobs)
+  std::deque<KernelWatch> watches;
+  for (CloneJob* job : jobs) {
+    if (!watches.empty())
+      watches.back().wait();
+    KernelWatch& events = watches.emplace_back(run.sink);
     threads.emplace_back([&, job] {
       try {
-        prove_one(run, *job, hub, jobs.size());
+        prove_one(run, *job, hub, jobs.size(), events);
       } catch (const Error& error) {
         job->outcome().error = error;
       }
+      events.go_on();
     });
+  }
   threads.clear();
   const auto clients = watch.clients();
   for (CloneJob* job : jobs) {
