@@ -223,6 +223,10 @@ GuestFilesystem& Appliance::filesystem() {
   return *state_->filesystem;
 }
 
+const ApplianceHandle& Appliance::handle() const {
+  return state_->handle;
+}
+
 void Appliance::unmount() {
   State& s = *state_;
   if (::guestfs_umount_all(s.handle.get()) != 0 || ::guestfs_sync(s.handle.get()) != 0)

@@ -24,6 +24,8 @@ struct ApplianceOptions {
   std::vector<Key> keys;
 };
 
+class ApplianceHandle;
+
 class Appliance {
  public:
   /// Launches it over one NBD server per disk (same order as machine.disks). Uses KVM or TCG as host_probe() says.
@@ -38,6 +40,8 @@ class Appliance {
   GuestInfo inspect(const ApplianceOptions& options);
   /// The mounted tree. Valid after inspect().
   GuestFilesystem& filesystem();
+  /// For what works on whole devices; nothing that it mounts may stay mounted.
+  const ApplianceHandle& handle() const;
   /// Unmounts all, flushes everything to the overlays. remount() mounts the same system again.
   void unmount();
   void remount();
