@@ -46,7 +46,8 @@ std::map<std::string, Renewed> find_in(std::string_view image, const std::vector
     if (before.find('\0') != std::string::npos)
       return;
     Renewed now{replace_uuids(entry.name, changes), replace_uuids(before, changes), entry};
-    if (now.name != entry.name || now.content != before)
+    const bool overwritten = entry.is_file() && before.empty(); // by us, for an earlier clone
+    if (!overwritten && (now.name != entry.name || now.content != before))
       renewed[entry.name] = std::move(now);
   });
   return renewed;

@@ -15,6 +15,7 @@
 #include <gmock/gmock.h>
 #include <regex>
 #include <set>
+#include <sstream>
 #include <unistd.h>
 
 namespace fs = std::filesystem;
@@ -61,6 +62,17 @@ void write_out(const Overlay& overlay, const fs::path& original, const fs::path&
     overlay.read(extent.range.offset, bytes);
     write_exact(file.get(), extent.range.offset, bytes, clone.string());
   }
+}
+
+/// Lines in which a kernel or its tools say that two devices bear one UUID.
+std::vector<std::string> complaints_in(const std::string& log) {
+  static const std::regex pattern("duplicate|already exists|found duplicate PV|UUID .* conflict", std::regex::icase);
+  std::vector<std::string> found;
+  std::istringstream lines(log);
+  for (std::string line; std::getline(lines, line);)
+    if (std::regex_search(line, pattern) && line.find("Duplicate IMA measurements") == std::string::npos)
+      found.push_back(line);
+  return found;
 }
 
 class NewUuids : public testing::TestWithParam<UuidGuest> {
@@ -127,13 +139,12 @@ TEST_P(NewUuids, AreSharedWithNobodyAndTheCloneBoots) {
   const std::string serial = read_file(log);
   EXPECT_TRUE(verdict.proven) << serial.substr(serial.size() - std::min<std::size_t>(serial.size(), 3000));
   EXPECT_FALSE(serial.empty());
-  const std::regex complaint("duplicate|already exists|found duplicate PV|UUID .* conflict", std::regex::icase);
-  EXPECT_FALSE(std::regex_search(serial, complaint)) << serial;
+  EXPECT_THAT(complaints_in(serial), testing::IsEmpty());
   EXPECT_THAT(second.dirty(), testing::IsEmpty()) << "the clone wrote to the original's disk";
 }
 
 INSTANTIATE_TEST_SUITE_P(All, NewUuids,
-                         testing::Values(UuidGuest{"reference", true, true, 4}, UuidGuest{"uefi-lvm", false, false, 11},
+                         testing::Values(UuidGuest{"reference", true, true, 4}, UuidGuest{"uefi-lvm", false, true, 11},
                                          UuidGuest{"dracut-xfs", false, true, 2}),
                          [](const auto& info) { return identifier(info.param.name); });
 
