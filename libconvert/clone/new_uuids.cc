@@ -14,59 +14,18 @@
 namespace kvmport {
 namespace {
 
-using Kind = UuidHolder::Kind;
-
 std::string random_seed() {
   std::random_device random;
   return fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());
 }
 
-const Mount* boot_mount(const GuestInfo& info) {
-  for (const char* path : {"/boot", "/"})
-    for (const Mount& mount : info.mounts)
-      if (mount.path == path)
-        return &mount;
-  return nullptr;
-}
-
-/// GRUB's core image for BIOS lies compressed outside of every filesystem and may have UUIDs built in: of the volume
-/// group or the LUKS header that /boot lies in, or of the filesystem that its load.cfg looks for.
-bool grub_needs(const UuidHolder& holder, const GuestInfo& info, const GuestFilesystem& guest) {
-  if (info.firmware != Firmware::bios)
-    return false;
-  for (const char* path : {"/boot/grub/i386-pc/load.cfg", "/boot/grub2/i386-pc/load.cfg"})
-    if (const auto text = guest.try_read(path); text && replace_uuids(*text, {holder.change}) != *text)
-      return true;
-  const Mount* boot = boot_mount(info);
-  const bool grub = std::ranges::find(info.boot_loaders, "grub2") != info.boot_loaders.end();
-  const auto device = std::ranges::find_if(
-      info.devices, [&](const BlockDevice& d) { return boot != nullptr && d.source_name == boot->source_name; });
-  if (!grub || device == info.devices.end() || device->disk >= 0)
-    return false;
-  if (holder.kind == Kind::luks)
-    return true;
-  const std::string on = device->source_name + "/";
-  return holder.kind == Kind::lvm && !holder.volume.empty() && on.starts_with("/dev/" + holder.volume + "/");
-}
-
-/// Without what must stay as it is.
-std::vector<UuidHolder> without_kept(std::vector<UuidHolder> holders, const GuestInfo& info,
-                                     const GuestFilesystem& guest, std::vector<std::string>& warnings) {
-  std::erase_if(holders, [&](const UuidHolder& holder) {
-    const bool kept = grub_needs(holder, info, guest);
-    if (kept)
-      warnings.push_back(holder.change.what + " keeps its UUID " + holder.change.before +
-                         ": GRUB's core image for BIOS may have it built in");
-    return kept;
-  });
-  return holders;
-}
-
+/// The appliance opens containers as "luks-UUID".
 void warn_of_closed(const UuidSurvey& survey, std::vector<std::string>& warnings) {
-  const bool opened = std::ranges::any_of(survey.devices, [](const FoundDevice& d) { return d.kind == "crypt"; });
-  for (const FoundDevice& found : survey.devices)
-    if (found.device.type == "crypto_LUKS" && !opened)
-      warnings.push_back("what lies inside " + found.device.source_name +
+  for (const FoundDevice& container : survey.devices)
+    if (container.device.type == "crypto_LUKS" && std::ranges::none_of(survey.devices, [&](const FoundDevice& d) {
+          return d.device.source_name == "/dev/mapper/luks-" + container.device.uuid;
+        }))
+      warnings.push_back("what lies inside " + container.device.source_name +
                          " keeps its UUIDs: the encrypted device was not opened");
 }
 
@@ -113,8 +72,8 @@ UuidRenewal renew_uuids(const Machine& machine, const std::vector<Overlay*>& dis
   UuidRenewal renewal;
   std::vector<std::string> warnings;
   const UuidSurvey survey = survey_uuids(handle, machine);
-  const auto holders =
-      without_kept(uuid_holders(survey, seed.empty() ? random_seed() : seed), info, appliance.filesystem(), warnings);
+  const auto holders = without_those_in_grub(uuid_holders(survey, seed.empty() ? random_seed() : seed), info,
+                                             appliance.filesystem(), warnings);
   check_uuid_tools(handle, holders);
   warn_of_closed(survey, warnings);
   for (const UuidHolder& holder : holders)

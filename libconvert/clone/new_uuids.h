@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // New UUIDs for everything on the disks of a clone: partition tables and partitions, LVM, LUKS, filesystems, swap;
-// together with all that names them in the guest. Original and clone can then be attached to one host.
+// together with all that names them in the guest. Original and clone can then be attached to one host. Volume groups
+// keep their names, which guests start from, and LVM activates none of two groups of one name: a guest whose root lies
+// in LVM does not start while it sees the original's disk as well.
 //
 // All or nothing: the disks are overlays, and after an Error the caller throws them away. Only a boot shows that the
 // guest agrees, so the overlays are to be merged after one. UUIDs of partitions inside a guest's own images, btrfs

@@ -42,6 +42,11 @@ UuidSurvey parse_uuid_survey(std::string_view text);
 /// All that bear a UUID, each with the new one. Error UUID_UNSUPPORTED names the first that can't get one.
 std::vector<UuidHolder> uuid_holders(const UuidSurvey& survey, const std::string& seed);
 
+/// Without what GRUB's core image for BIOS may have built in: the volume group and volume, or the LUKS header, that
+/// /boot lies in, and what its load.cfg looks for. Each is a warning. `guest`: the mounted tree.
+std::vector<UuidHolder> without_those_in_grub(std::vector<UuidHolder> holders, const GuestInfo& info,
+                                              const GuestFilesystem& guest, std::vector<std::string>& warnings);
+
 /// Error PROGRAM_MISSING when the appliance lacks a tool for one of these.
 void check_uuid_tools(const ApplianceHandle& appliance, const std::vector<UuidHolder>& holders);
 /// Changes the disks; nothing of the guest may be mounted. Volumes may stay active: the next kernel that sees the disks

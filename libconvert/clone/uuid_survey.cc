@@ -28,7 +28,7 @@ class Collector {
         add_content(found);
     }
     for (const auto& one : survey_.lvm) {
-      std::string what = one.device.empty() ? "volume group " + one.volume : "LVM on " + one.device;
+      std::string what = one.device.empty() ? "volume group " + one.volume : "LVM on " + name_of(one.device);
       if (one.volume.find('/') != std::string::npos)
         what = "logical volume " + one.volume;
       add({Kind::lvm, one.device, 0, one.volume, {what, one.uuid, {}}});
@@ -82,6 +82,12 @@ class Collector {
     return found.kind == "lvm" && std::ranges::none_of(survey_.lvm, [&](const UuidSurvey::Lvm& one) {
              return !one.hidden && "/dev/" + one.volume == found.device.source_name;
            });
+  }
+
+  /// What the guest calls a device of the appliance.
+  std::string name_of(const std::string& device) const {
+    const auto found = std::ranges::find(survey_.devices, device, &FoundDevice::appliance);
+    return found == survey_.devices.end() ? device : found->device.source_name;
   }
 
   std::string disk_of(const BlockDevice& partition) const {

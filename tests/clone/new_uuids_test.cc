@@ -405,5 +405,30 @@ TEST(UuidHolders, AreCheckedAfterwards) {
   EXPECT_NO_THROW(check_changed(survey, holders));
 }
 
+TEST(UuidHolders, StayWhenGrubHasThemBuiltIn) {
+  const auto kept_with = [](const CloneTree& tree, const std::string& boot_device, int disk, Firmware firmware) {
+    GuestInfo info;
+    info.firmware = firmware;
+    info.boot_loaders = {"grub2"};
+    info.devices.resize(1);
+    info.devices[0].source_name = boot_device;
+    info.devices[0].disk = disk;
+    info.mounts = {{"/", boot_device, "ext4", ""}};
+    std::vector<std::string> warnings;
+    const auto all = uuid_holders(lvm_survey(), "seed");
+    const auto left = without_those_in_grub(all, info, tree.filesystem(), warnings);
+    EXPECT_EQ(all.size() - left.size(), warnings.size());
+    return warnings;
+  };
+  CloneTree tree;
+  EXPECT_THAT(kept_with(tree, "/dev/vda1", 0, Firmware::bios), IsEmpty());
+  EXPECT_THAT(kept_with(tree, "/dev/vg0/root", -1, Firmware::uefi), IsEmpty());
+  EXPECT_THAT(kept_with(tree, "/dev/vg0/root", -1, Firmware::bios),
+              ElementsAre(HasSubstr("volume group vg0"), HasSubstr("logical volume vg0/root")));
+  EXPECT_THAT(kept_with(tree, "/dev/vg01/root", -1, Firmware::bios), IsEmpty());
+  tree.file("/boot/grub/i386-pc/load.cfg", std::string("search.fs_uuid ") + old_root + " root hd0,gpt2\n");
+  EXPECT_THAT(kept_with(tree, "/dev/vda1", 0, Firmware::bios), ElementsAre(HasSubstr("/dev/vg0/root (ext4)")));
+}
+
 } // namespace
 } // namespace kvmport::test

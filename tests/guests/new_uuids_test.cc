@@ -25,9 +25,11 @@ namespace {
 
 struct UuidGuest {
   const char* name;
-  bool instrument;  ///< it says nothing on the serial port by itself
-  bool beside;      ///< boot it with the original's disk attached: not with two volume groups of one name
-  std::size_t most; ///< UUIDs on its disk
+  bool instrument;          ///< it says nothing on the serial port by itself
+  bool beside;              ///< boot it with the original's disk attached: not with two volume groups of one name
+  std::size_t uuids;        ///< on its disks
+  bool btrfs = false;       ///< give it a disk with btrfs as well
+  const char* warning = ""; ///< what it is warned of
 };
 
 void PrintTo(const UuidGuest& guest, std::ostream* out) {
@@ -35,9 +37,12 @@ void PrintTo(const UuidGuest& guest, std::ostream* out) {
 }
 
 /// Every UUID that a kernel would find.
-std::set<std::string> uuids_on(const Image& disk) {
+std::set<std::string> uuids_on(const std::vector<std::unique_ptr<Image>>& disks) {
   std::set<std::string> all;
-  const BlockStack stack({{&disk, nullptr, 512}});
+  std::vector<StackDisk> stacked;
+  for (const auto& disk : disks)
+    stacked.push_back({disk.get(), nullptr, 512});
+  const BlockStack stack(stacked);
   for (const StackDevice& device : stack.devices()) {
     all.insert({device.content.uuid, device.partition.uuid});
     if (device.content.type != "LVM2_member")
@@ -53,14 +58,39 @@ std::set<std::string> uuids_on(const Image& disk) {
   return all;
 }
 
+std::unique_ptr<Image> open_raw(const fs::path& path) {
+  return open_image(path, {.format = "raw", .allowed_directories = {}, .window = {}});
+}
+
 /// A copy of the disk with the overlay's changes.
-void write_out(const Overlay& overlay, const fs::path& original, const fs::path& clone) {
+std::unique_ptr<Image> write_out(const Overlay& overlay, const fs::path& original, const fs::path& clone) {
   must_run({"cp", "--sparse=always", original.string(), clone.string()});
   const UniqueFd file(::open(clone.c_str(), O_WRONLY | O_CLOEXEC));
   for (const Extent& extent : overlay.dirty()) {
     Bytes bytes(extent.range.length);
     overlay.read(extent.range.offset, bytes);
     write_exact(file.get(), extent.range.offset, bytes, clone.string());
+  }
+  return open_raw(clone);
+}
+
+/// fsck finds nothing, and no file was lost.
+void expect_whole(const fs::path& clone, const fs::path& original, const fs::path& scratch) {
+  EXPECT_EQ(tree_of(clone, scratch).size(), tree_of(original, scratch).size());
+  const auto image = open_raw(clone);
+  const BlockStack stack({{image.get(), nullptr, 512}});
+  for (const StackDevice& device : stack.devices()) {
+    if (device.content.type != "xfs" && device.content.type != "btrfs")
+      continue;
+    const fs::path part = scratch / "part.raw";
+    must_run({"dd", "if=" + clone.string(), "of=" + part.string(), "iflag=skip_bytes,count_bytes", "conv=sparse",
+              "bs=1M", "skip=" + std::to_string(device.range().offset), "count=" + std::to_string(device.size),
+              "status=none"});
+    if (device.content.type == "xfs")
+      must_run({"xfs_repair", "-n", "-f", part.string()});
+    else
+      must_run({"btrfs", "check", part.string()});
+    fs::remove(part);
   }
 }
 
@@ -86,40 +116,72 @@ class NewUuids : public testing::TestWithParam<UuidGuest> {
     EXPECT_EQ(result.exit_code, 3) << result.out << result.err;
     return out;
   }
-  void add_serial_console(const Machine& machine, Overlay& disk) {
-    auto access = open_guest(machine, {&disk}, {}, AccessWish::automatic, dir_.path(), sink_, stop_);
+  void add_btrfs(Source& source) {
+    const fs::path disk = dir_.path() / "btrfs.img";
+    must_run({"truncate", "-s", "256M", disk.string()});
+    must_run({"mkfs.btrfs", "-q", "-L", "data", disk.string()});
+    source.images.push_back(open_raw(disk));
+    source.machine.disks.push_back(source.machine.disks.back());
+    source.machine.disks.back().path = disk;
+    source.machine.disks.back().source_name = "vd" + disk_letters(static_cast<unsigned>(source.images.size() - 1));
+  }
+  void add_serial_console(const Machine& machine, const std::vector<Overlay*>& disks) {
+    auto access = open_guest(machine, disks, {}, AccessWish::automatic, dir_.path(), sink_, stop_);
     apply_plan(make_plan(access->info(), access->filesystem(), instrument_steps()), access->filesystem());
     access->finish();
   }
-  Overlay over(const Image& image) { return {image, dir_.path(), 2ULL << 30}; }
+  /// One over each.
+  std::vector<Overlay*> over(const std::vector<std::unique_ptr<Image>>& images) {
+    std::vector<Overlay*> all;
+    for (const auto& image : images) {
+      kept_.push_back(std::make_unique<Overlay>(*image, dir_.path(), 2ULL << 30));
+      all.push_back(kept_.back().get());
+    }
+    return all;
+  }
 
   TempDir dir_{guest_cache()};
+  std::vector<std::unique_ptr<Overlay>> kept_;
   NullSink sink_;
   StopToken stop_;
 };
 
-TEST_P(NewUuids, AreSharedWithNobodyAndTheCloneBoots) {
-  const fs::path out = convert(GetParam().name);
-  const Source source = open_source_machine({out / "result.xml"}, {}, sink_);
-  const fs::path disk = out / "result-sda.img", clone = dir_.path() / "clone.img";
-
-  Overlay changed = over(*source.images[0]);
-  const UuidRenewal renewal = renew_uuids(source.machine, {&changed}, {}, "a seed", sink_, stop_);
+void print(const UuidRenewal& renewal) {
   for (const UuidChange& change : renewal.changes)
     std::printf("%-40s %s -> %s\n", change.what.c_str(), change.before.c_str(), change.after.c_str());
   for (const Change& change : renewal.plan.changes)
     std::printf("%s %s: %s\n", to_string(change.kind).c_str(), change.path.c_str(), change.reason.c_str());
-  EXPECT_THAT(renewal.plan.warnings, testing::IsEmpty());
-  write_out(changed, disk, clone);
+  for (const std::string& warning : renewal.plan.warnings)
+    std::printf("warning: %s\n", warning.c_str());
+}
 
-  const auto image = open_image(clone, {.format = "raw", .allowed_directories = {}, .window = {}});
-  const auto before = uuids_on(*source.images[0]), after = uuids_on(*image);
+TEST_P(NewUuids, AreSharedWithNobodyAndTheCloneBoots) {
+  const UuidGuest& guest = GetParam();
+  Source source = open_source_machine({convert(guest.name) / "result.xml"}, {}, sink_);
+  name_source_disks(source.machine);
+  if (guest.btrfs)
+    add_btrfs(source);
+
+  const std::vector<Overlay*> changed = over(source.images);
+  const UuidRenewal renewal = renew_uuids(source.machine, changed, {}, "a seed", sink_, stop_);
+  print(renewal);
+  if (*guest.warning == '\0')
+    EXPECT_THAT(renewal.plan.warnings, testing::IsEmpty());
+  else
+    EXPECT_THAT(renewal.plan.warnings, testing::ElementsAre(testing::HasSubstr(guest.warning)));
+
+  std::vector<std::unique_ptr<Image>> clones;
+  for (std::size_t i = 0; i < changed.size(); i++) {
+    const fs::path clone = dir_.path() / ("clone" + std::to_string(i)), original = source.machine.disks[i].path;
+    clones.push_back(write_out(*changed[i], original, clone));
+    expect_whole(clone, original, dir_.path());
+  }
+  const auto before = uuids_on(source.images), after = uuids_on(clones);
   std::vector<std::string> shared;
   std::ranges::set_intersection(before, after, std::back_inserter(shared));
   EXPECT_THAT(shared, testing::IsEmpty());
-  EXPECT_EQ(before.size(), GetParam().most);
+  EXPECT_EQ(before.size(), guest.uuids);
   EXPECT_EQ(after.size(), before.size());
-  EXPECT_EQ(tree_of(clone, dir_.path()).size(), tree_of(disk, dir_.path()).size()); // fsck finds nothing either
 
   BootSpec spec;
   spec.firmware = source.machine.firmware == MachineFirmware::uefi ? Firmware::uefi : Firmware::bios;
@@ -128,24 +190,28 @@ TEST_P(NewUuids, AreSharedWithNobodyAndTheCloneBoots) {
     fs::copy_file(source.machine.nvram, spec.nvram);
     EXPECT_GT(renew_in_nvram(spec.nvram, renewal.changes), 0U);
   }
-  Overlay first = over(*image), second = over(*source.images[0]);
-  if (GetParam().instrument)
+  const std::vector<Overlay*> first = over(clones), second = over(source.images);
+  if (guest.instrument)
     add_serial_console(source.machine, first);
-  spec.disks = {{&first, DiskBus::virtio_blk, 512, "clone"}};
-  if (GetParam().beside)
-    spec.disks.push_back({&second, DiskBus::virtio_blk, 512, "original"});
+  for (Overlay* disk : first)
+    spec.disks.push_back({disk, DiskBus::virtio_blk, 512, ""});
+  if (guest.beside)
+    for (Overlay* disk : second)
+      spec.disks.push_back({disk, DiskBus::virtio_blk, 512, ""});
   const fs::path log = dir_.path() / "serial.log";
   const Verdict verdict = prove_boot(*make_engine("auto", sink_), spec, Milestone::login, log, sink_, stop_);
   const std::string serial = read_file(log);
   EXPECT_TRUE(verdict.proven) << serial.substr(serial.size() - std::min<std::size_t>(serial.size(), 3000));
   EXPECT_FALSE(serial.empty());
   EXPECT_THAT(complaints_in(serial), testing::IsEmpty());
-  EXPECT_THAT(second.dirty(), testing::IsEmpty()) << "the clone wrote to the original's disk";
+  for (const Overlay* disk : second)
+    EXPECT_THAT(disk->dirty(), testing::IsEmpty()) << "the clone wrote to the original's disk";
 }
 
 INSTANTIATE_TEST_SUITE_P(All, NewUuids,
-                         testing::Values(UuidGuest{"reference", true, true, 4}, UuidGuest{"uefi-lvm", false, true, 11},
-                                         UuidGuest{"dracut-xfs", false, true, 2}),
+                         testing::Values(UuidGuest{"reference", true, true, 4}, UuidGuest{"uefi-lvm", false, false, 11},
+                                         UuidGuest{"dracut-xfs", false, true, 2},
+                                         UuidGuest{"luks-data", false, true, 7, true, "keeps its UUIDs"}),
                          [](const auto& info) { return identifier(info.param.name); });
 
 } // namespace
