@@ -67,6 +67,8 @@ UuidRenewal renew_uuids(const Machine& machine, const std::vector<Overlay*>& dis
   sink.stage("uuids", "looking into the guest");
   Appliance appliance(machine, borrowed, sink, stop);
   const GuestInfo info = appliance.inspect(options);
+  if (!options.keys.empty())
+    appliance.open_encrypted();
   const ApplianceHandle& handle = appliance.handle();
 
   UuidRenewal renewal;

@@ -27,9 +27,9 @@ struct UuidRenewal {
 };
 
 /// Changes the disks, one overlay per machine.disks. New UUIDs follow from the old ones and `seed` (the clone's own
-/// UUID serves; empty: a random one). Takes one appliance: seconds with KVM, else about a minute. Errors:
-/// UUID_UNSUPPORTED (before anything changes, but for signed boot programs), UUID_NOT_CHANGED, PROGRAM_MISSING, those
-/// of Appliance.
+/// UUID serves; empty: a random one). What lies in encrypted devices changes as far as options.keys open them. Takes
+/// one appliance: seconds with KVM, else about a minute. Errors: UUID_UNSUPPORTED (before anything changes),
+/// UUID_NOT_CHANGED, PROGRAM_MISSING, those of Appliance.
 UuidRenewal renew_uuids(const Machine& machine, const std::vector<Overlay*>& disks, const ApplianceOptions& options,
                         const std::string& seed, EventSink& sink, const StopToken& stop);
 

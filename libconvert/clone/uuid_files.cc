@@ -17,7 +17,7 @@ namespace {
 using linux_guest::base_name;
 using linux_guest::lower;
 
-constexpr std::uint64_t most_config = 1U << 20, most_program = 256U << 20;
+constexpr std::uint64_t most_config = 1U << 20, most_program = 256U << 20, most_in_all = 512U << 20;
 constexpr int most_levels = 16;
 constexpr std::size_t most_files = 50000;
 constexpr const char* why = "it names disks, volumes or filesystems by UUIDs that only the original has";
@@ -105,8 +105,7 @@ void renew_name(const std::string& path, const std::vector<UuidChange>& changes,
     draft.remove_directory(above, reason);
 }
 
-} // namespace
-
+/// Where names of UUIDs are looked for: directories that the guest has.
 std::vector<std::string> uuid_directories(const GuestInfo& info, const Draft& draft) {
   std::vector<std::string> all{"/etc", "/boot", "/efi", "/usr/lib/systemd/system", "/usr/lib/dracut/dracut.conf.d"};
   for (const std::string& esp : linux_guest::esp_directories(info, draft))
@@ -116,12 +115,13 @@ std::vector<std::string> uuid_directories(const GuestInfo& info, const Draft& dr
   return all;
 }
 
+} // namespace
+
 void renew_uuids_in_files(const GuestInfo& info, const std::vector<UuidChange>& changes, Draft& draft) {
   std::vector<Found> found;
   for (const std::string& directory : uuid_directories(info, draft))
     walk(draft, directory, 0, found);
-  if (found.size() >= most_files)
-    draft.warn("there are too many files in /etc and /boot: not all were searched for old UUIDs");
+  std::uint64_t read = 0; // of configuration
   for (const Found& file : found) {
     const bool in_boot = !file.path.starts_with("/etc/") && !file.path.starts_with("/usr/");
     if (file.stat.type == FileType::symlink)
@@ -132,9 +132,11 @@ void renew_uuids_in_files(const GuestInfo& info, const std::vector<UuidChange>& 
       renew_uuids_in_initramfs(file.path, version_for(info, file.path), changes, draft);
     else if (in_boot && lower(file.path).ends_with(".efi"))
       renew_program(file.path, changes, draft);
-    else
+    else if ((read += std::min(file.stat.size, most_config)) <= most_in_all)
       renew_file(file, changes, draft);
   }
+  if (found.size() >= most_files || read > most_in_all)
+    draft.warn("there is too much in /etc and /boot: not all was searched for old UUIDs");
   for (const Found& file : found)
     renew_name(file.path, changes, draft);
 }

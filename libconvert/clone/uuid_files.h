@@ -13,9 +13,6 @@
 
 namespace kvmport {
 
-/// Where names of UUIDs are looked for, directories that the guest has, links not followed.
-std::vector<std::string> uuid_directories(const GuestInfo& info, const Draft& draft);
-
 /// Writes the changes into the draft; one thread. Warns of files that name an old UUID and can't be edited. Errors:
 /// UUID_UNSUPPORTED (a signed boot program names one: a change would void its signature), those of the guest.
 void renew_uuids_in_files(const GuestInfo& info, const std::vector<UuidChange>& changes, Draft& draft);

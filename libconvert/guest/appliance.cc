@@ -219,6 +219,10 @@ GuestInfo Appliance::inspect(const ApplianceOptions& options) {
   return state_->inspect(options);
 }
 
+void Appliance::open_encrypted() {
+  state_->open_encrypted();
+}
+
 GuestFilesystem& Appliance::filesystem() {
   return *state_->filesystem;
 }

@@ -38,6 +38,8 @@ class Appliance {
   /// Finds the system, mounts it (journals are replayed on the overlay) and fills GuestInfo. Errors: GUEST_NOT_FOUND,
   /// GUEST_AMBIGUOUS, GUEST_HIBERNATED, GUEST_UNCLEAN, GUEST_NO_SPACE, KEY_MISSING, GUEST_UNSUPPORTED.
   GuestInfo inspect(const ApplianceOptions& options);
+  /// Opens every encrypted device that the keys open; inspect() opens what it needs only. After inspect().
+  void open_encrypted();
   /// The mounted tree. Valid after inspect().
   GuestFilesystem& filesystem();
   /// For what works on whole devices; nothing that it mounts may stay mounted.
