@@ -13,7 +13,7 @@ namespace kvmport {
 namespace {
 
 constexpr std::uint64_t sector = 512, most_text = 1U << 20;
-constexpr std::size_t most_objects = 4096, label_sectors = 4, mda_header_size = 512;
+constexpr std::size_t most_objects = 4096, label_sectors = 4, mda_header_size = 512, text_checksum = 56, uuid_size = 32;
 constexpr std::uint32_t initial_crc = 0xf597a6cf;
 constexpr std::string_view mda_magic = " LVM2 x[5A%r0N*>";
 
@@ -68,30 +68,75 @@ class Window {
   Range range_;
 };
 
-/// The committed text of a metadata area (struct mda_header, a circular buffer behind it); empty when it has none.
-std::string metadata_in(const Window& volume, Range area) {
-  const Bytes header = volume.read(area.offset, mda_header_size);
-  require(checksum_agrees(load_le<std::uint32_t>(header, 0), lvm_crc(initial_crc, ByteSpan(header).subspan(4))),
+/// Where the committed text of a metadata area lies (struct mda_header, a circular buffer behind it).
+struct CommittedText {
+  Bytes header;
+  Range first, rest;  ///< of the volume; the second begins where the buffer does
+  std::string text{}; ///< empty when the area has none
+};
+
+CommittedText metadata_in(const Window& volume, Range area) {
+  CommittedText found;
+  found.header = volume.read(area.offset, mda_header_size);
+  const ByteSpan header = found.header;
+  require(checksum_agrees(load_le<std::uint32_t>(header, 0), lvm_crc(initial_crc, header.subspan(4))),
           "the checksum of a metadata area is wrong");
-  require(text_of(ByteSpan(header).subspan(4, 16)) == mda_magic && load_le<std::uint32_t>(header, 20) == 1,
+  require(text_of(header.subspan(4, 16)) == mda_magic && load_le<std::uint32_t>(header, 20) == 1,
           "a metadata area has an unknown version");
   require(load_le<std::uint64_t>(header, 24) == area.offset && load_le<std::uint64_t>(header, 32) == area.length,
           "a metadata area lies elsewhere than it says");
   const auto offset = load_le<std::uint64_t>(header, 40), size = load_le<std::uint64_t>(header, 48);
-  const auto checksum = load_le<std::uint32_t>(header, 56), flags = load_le<std::uint32_t>(header, 60);
+  const auto checksum = load_le<std::uint32_t>(header, text_checksum), flags = load_le<std::uint32_t>(header, 60);
   if (offset == 0 || size == 0 || (flags & 1) != 0) // RAW_LOCN_IGNORED
-    return {};
+    return found;
   require(offset >= mda_header_size && offset < area.length && size <= area.length - mda_header_size &&
               size <= most_text,
           "a metadata area's text lies outside of it");
-  const std::uint64_t first = std::min(size, area.length - offset);
-  Bytes text = volume.read(area.offset + offset, first);
-  const Bytes rest = volume.read(area.offset + mda_header_size, size - first);
+  found.first = {area.offset + offset, std::min(size, area.length - offset)};
+  found.rest = {area.offset + mda_header_size, size - found.first.length};
+  Bytes text = volume.read(found.first.offset, found.first.length);
+  const Bytes rest = volume.read(found.rest.offset, found.rest.length);
   text.insert(text.end(), rest.begin(), rest.end());
   require(checksum_agrees(checksum, lvm_crc(initial_crc, text)), "the checksum of the text is wrong");
-  while (!text.empty() && text.back() == std::byte{0})
-    text.pop_back();
-  return text_of(text);
+  found.text = text_of(text);
+  return found;
+}
+
+/// A label (struct label_header, struct pv_header) that was found.
+struct Label {
+  std::uint64_t at = 0; ///< of the volume
+  Bytes sector;
+  std::size_t uuid = 0;     ///< in the sector
+  std::vector<Range> areas; ///< of metadata, of the volume
+};
+
+std::optional<Label> find_label(const Window& volume) {
+  for (std::uint64_t at = 0; at < label_sectors * sector && at + sector <= volume.size(); at += sector) {
+    Label found{at, volume.read(at, sector), 0, {}};
+    const ByteSpan label = found.sector;
+    if (text_of(label.first(8)) != "LABELONE" || text_of(label.subspan(24, 8)) != "LVM2 001")
+      continue;
+    require(load_le<std::uint64_t>(label, 8) == at / sector, "its label lies in another sector than it says");
+    require(checksum_agrees(load_le<std::uint32_t>(label, 16), lvm_crc(initial_crc, label.subspan(20))),
+            "the checksum of its label is wrong");
+    std::size_t field = load_le<std::uint32_t>(label, 20);
+    require(field <= sector - 40, "its label is impossible");
+    found.uuid = field;
+    field += 40;
+    const auto next = [&] {
+      const Range area{load_le<std::uint64_t>(label, field), load_le<std::uint64_t>(label, field + 8)};
+      field += 16;
+      return area;
+    };
+    while (next().offset != 0) { // data areas, up to an empty one
+    }
+    for (Range area = next(); area.offset != 0; area = next()) {
+      require(area.length >= mda_header_size, "a metadata area is too small");
+      found.areas.push_back(area);
+    }
+    return found;
+  }
+  return std::nullopt;
 }
 
 using lvm_config::Section;
@@ -248,34 +293,52 @@ class GroupReader {
 
 std::optional<LvmMember> read_lvm_member(const Image& disk, Range range) {
   const Window volume(disk, range);
-  for (std::uint64_t at = 0; at < label_sectors * sector && at + sector <= volume.size(); at += sector) {
-    const Bytes label = volume.read(at, sector);
-    if (text_of(ByteSpan(label).first(8)) != "LABELONE" || text_of(ByteSpan(label).subspan(24, 8)) != "LVM2 001")
-      continue;
-    require(load_le<std::uint64_t>(label, 8) == at / sector, "its label lies in another sector than it says");
-    require(checksum_agrees(load_le<std::uint32_t>(label, 16), lvm_crc(initial_crc, ByteSpan(label).subspan(20))),
-            "the checksum of its label is wrong");
-    std::size_t field = load_le<std::uint32_t>(label, 20); // struct pv_header
-    LvmMember member;
-    require(field <= sector - 40, "its label is impossible");
-    member.uuid = uuid_text(ByteSpan(label).subspan(field, 32));
-    field += 40;
-    const auto next = [&] {
-      const Range area{load_le<std::uint64_t>(label, field), load_le<std::uint64_t>(label, field + 8)};
-      field += 16;
-      return area;
-    };
-    while (next().offset != 0) { // data areas, up to an empty one
-    }
-    for (Range area = next(); area.offset != 0; area = next()) {
-      require(area.length >= mda_header_size, "a metadata area is too small");
-      std::string text = metadata_in(volume, area);
-      if (member.metadata.empty())
-        member.metadata = std::move(text);
-    }
-    return member;
+  const auto label = find_label(volume);
+  if (!label)
+    return std::nullopt;
+  LvmMember member;
+  member.uuid = uuid_text(ByteSpan(label->sector).subspan(label->uuid, uuid_size));
+  for (const Range area : label->areas) {
+    std::string text = metadata_in(volume, area).text;
+    while (text.ends_with('\0'))
+      text.pop_back();
+    if (member.metadata.empty())
+      member.metadata = std::move(text);
   }
-  return std::nullopt;
+  return member;
+}
+
+bool renew_lvm_uuids(WritableImage& disk, Range range, const std::function<std::string(const std::string&)>& renew) {
+  const Window volume(disk, range);
+  auto label = find_label(volume);
+  if (!label)
+    return false;
+  const auto renewed = [&](const std::string& text) {
+    std::string after = renew(text);
+    if (after.size() != text.size())
+      throw Error("INTERNAL", "a new UUID of LVM has another length than the old one");
+    return after;
+  };
+  for (const Range area : label->areas) {
+    CommittedText found = metadata_in(volume, area);
+    const std::string after = renewed(found.text);
+    if (after == found.text)
+      continue;
+    const ByteSpan bytes = as_bytes(after);
+    disk.write(range.offset + found.first.offset, bytes.first(found.first.length));
+    if (found.rest.length > 0)
+      disk.write(range.offset + found.rest.offset, bytes.subspan(found.first.length));
+    store_le(std::span(found.header), text_checksum, lvm_crc(initial_crc, bytes));
+    store_le(std::span(found.header), 0, lvm_crc(initial_crc, ByteSpan(found.header).subspan(4)));
+    disk.write(range.offset + area.offset, found.header);
+  }
+  const std::span<std::byte> own = std::span(label->sector).subspan(label->uuid, uuid_size);
+  std::string uuid = renewed(uuid_text(own));
+  std::erase(uuid, '-');
+  std::memcpy(own.data(), uuid.data(), uuid_size);
+  store_le(std::span(label->sector), 16, lvm_crc(initial_crc, ByteSpan(label->sector).subspan(20)));
+  disk.write(range.offset + label->at, label->sector);
+  return true;
 }
 
 LvmGroup parse_lvm_metadata(std::string_view text) {

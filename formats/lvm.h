@@ -7,6 +7,7 @@
 
 #include "formats/image.h"
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,6 +23,11 @@ struct LvmMember {
 /// Looks for a physical volume in `range`. Nothing when there is no label; Error IMAGE_CORRUPT when there is one and
 /// something about it is wrong.
 std::optional<LvmMember> read_lvm_member(const Image& disk, Range range);
+
+/// Replaces UUIDs in a physical volume's label and in the committed text of its metadata areas, checksums included;
+/// earlier texts that the areas still hold stay. `renew` gets the text, or one UUID, and gives it back in the same
+/// length. Its group must not be active anywhere. False when there is no label; Error IMAGE_CORRUPT as above.
+bool renew_lvm_uuids(WritableImage& disk, Range range, const std::function<std::string(const std::string&)>& renew);
 
 /// A place on a physical volume.
 struct LvmStripe {

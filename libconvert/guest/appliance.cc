@@ -219,8 +219,16 @@ GuestInfo Appliance::inspect(const ApplianceOptions& options) {
   return state_->inspect(options);
 }
 
+void Appliance::open_encrypted() {
+  state_->open_encrypted();
+}
+
 GuestFilesystem& Appliance::filesystem() {
   return *state_->filesystem;
+}
+
+const ApplianceHandle& Appliance::handle() const {
+  return state_->handle;
 }
 
 void Appliance::unmount() {

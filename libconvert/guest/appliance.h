@@ -24,6 +24,8 @@ struct ApplianceOptions {
   std::vector<Key> keys;
 };
 
+class ApplianceHandle;
+
 class Appliance {
  public:
   /// Launches it over one NBD server per disk (same order as machine.disks). Uses KVM or TCG as host_probe() says.
@@ -36,8 +38,12 @@ class Appliance {
   /// Finds the system, mounts it (journals are replayed on the overlay) and fills GuestInfo. Errors: GUEST_NOT_FOUND,
   /// GUEST_AMBIGUOUS, GUEST_HIBERNATED, GUEST_UNCLEAN, GUEST_NO_SPACE, KEY_MISSING, GUEST_UNSUPPORTED.
   GuestInfo inspect(const ApplianceOptions& options);
+  /// Opens every encrypted device that the keys open; inspect() opens what it needs only. After inspect().
+  void open_encrypted();
   /// The mounted tree. Valid after inspect().
   GuestFilesystem& filesystem();
+  /// For what works on whole devices; nothing that it mounts may stay mounted.
+  const ApplianceHandle& handle() const;
   /// Unmounts all, flushes everything to the overlays. remount() mounts the same system again.
   void unmount();
   void remount();

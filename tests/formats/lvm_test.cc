@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Volume groups made by LVM itself, on loop devices and without device-mapper, read by us.
 #include "formats/lvm.h"
+#include "formats/overlay.h"
 #include "formats/readers.h"
 #include "tests/formats/lvm_disks.h"
 
@@ -119,6 +120,28 @@ TEST_F(Lvm, NamesWhatItCantUse) {
       EXPECT_EQ(edit.volume ? volume->unsupported : group.unsupported, edit.why);
     }
   }
+}
+
+TEST_F(Lvm, RenewsUuidsWithTheirChecksums) {
+  TempDir dir;
+  const auto disk = disks_->open(0);
+  Overlay overlay(*disk, dir.path(), 64 * mib);
+  const auto before = read_lvm_member(*disk, {0, disk->size()});
+  const LvmGroup group = parse_lvm_metadata(before->metadata);
+  const auto turned = [](std::string uuid) { return std::string(uuid.rbegin(), uuid.rend()); };
+  const auto renew = [&](std::string text) {
+    for (const std::string& uuid : {before->uuid, group.uuid, group.volumes[0].uuid})
+      if (const auto at = text.find(uuid); at != std::string::npos)
+        text.replace(at, uuid.size(), turned(uuid));
+    return text;
+  };
+  EXPECT_TRUE(renew_lvm_uuids(overlay, {0, overlay.size()}, renew));
+  const auto after = read_lvm_member(overlay, {0, overlay.size()});
+  EXPECT_EQ(after->uuid, turned(before->uuid));
+  EXPECT_EQ(after->metadata, renew(before->metadata));
+  EXPECT_EQ(parse_lvm_metadata(after->metadata).uuid, turned(group.uuid));
+  EXPECT_FALSE(renew_lvm_uuids(overlay, {mib, mib}, renew)) << "no label";
+  EXPECT_THROW(renew_lvm_uuids(overlay, {0, overlay.size()}, [](const std::string&) { return "x"; }), Error);
 }
 
 TEST_F(Lvm, RefusesTextThatIsNone) {

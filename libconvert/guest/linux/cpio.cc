@@ -144,6 +144,10 @@ void CpioWriter::file(const std::string& name, std::string_view content, std::ui
   entry(name, 0100000U | permissions, content, 1);
 }
 
+void CpioWriter::symlink(const std::string& name, std::string_view target) {
+  entry(name, 0120777U, target, 1);
+}
+
 std::string CpioWriter::finish() {
   inode_ = 0;
   entry(std::string(trailer), 0, {}, 1);

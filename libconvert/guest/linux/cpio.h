@@ -53,6 +53,7 @@ class CpioWriter {
  public:
   void directory(const std::string& name, std::uint32_t permissions = 0755);
   void file(const std::string& name, std::string_view content, std::uint32_t permissions = 0644);
+  void symlink(const std::string& name, std::string_view target);
   /// Trailer and padding; the archive is done.
   std::string finish();
 

@@ -34,23 +34,6 @@ std::optional<NameStyle> names_devices(const std::string& name) {
   return std::nullopt;
 }
 
-/// The kernel's lz4 decompressor took no end but the end of the file until 5.9: nothing can be appended.
-bool cannot_be_appended_to(const InitramfsTree& tree, const std::string& version) {
-  const bool lz4 = std::ranges::any_of(tree.parts(), [](const InitramfsPart& p) { return p.compression == "lz4"; });
-  return lz4 && natural_less(version, "5.10");
-}
-
-/// Unpacks the last part and packs it with gzip, which every kernel knows.
-std::string repacked(const std::string& image, const InitramfsTree& tree) {
-  const std::size_t start = tree.parts().back().offset;
-  return image.substr(0, start) + compress_gzip(decompress(std::string_view(image).substr(start), 4ULL << 30));
-}
-
-/// Zeros up to where the kernel looks for the next archive. lz4 wants a block length of zero as its end.
-std::string padding(std::uint64_t size) {
-  return std::string(4 + (4 - size % 4) % 4, '\0');
-}
-
 class KernelStep {
  public:
   KernelStep(const GuestInfo& info, Draft& draft, const Kernel& kernel)
@@ -90,7 +73,8 @@ class KernelStep {
       reason += "has no " + listed(missing) + ": appended, with module indexes";
     if (renamed)
       reason += std::string(missing.empty() ? "" : "; it ") + "names devices that change with the bus";
-    append(build_initramfs_part(*tree_, image_, draft_, kernel_, modules_, addition), reason);
+    append_to_initramfs(kernel_.initramfs, kernel_.version, image_, tree_->parts(),
+                        build_initramfs_part(*tree_, image_, draft_, kernel_, modules_, addition), reason, draft_);
   }
 
  private:
@@ -136,24 +120,6 @@ class KernelStep {
       renamed = true;
     }
     return renamed;
-  }
-
-  /// Bytes are appended only, so the old file is the beginning of the new one: it needs no copy, which on a small /boot
-  /// would take the room of the next kernel.
-  void append(const std::string& part, const std::string& reason) {
-    const std::string size = std::to_string(image_.size());
-    if (!cannot_be_appended_to(*tree_, kernel_.version)) {
-      draft_.append(kernel_.initramfs, padding(image_.size()) + part, reason);
-      draft_.note(kernel_.initramfs + ": its first " + size + " bytes are the old file, unchanged (truncate -s " +
-                  size + " brings it back)");
-      return;
-    }
-    const std::string beside = kernel_.initramfs + std::string(aside_suffix);
-    if (!draft_.exists(beside))
-      draft_.copy(kernel_.initramfs, beside, "the old initramfs, should the new one be unwanted");
-    const std::string packed = repacked(image_, *tree_);
-    draft_.write(kernel_.initramfs, packed + padding(packed.size()) + part,
-                 reason + "; packed anew with gzip, because this kernel takes nothing after lz4");
   }
 
   const GuestInfo& info_;

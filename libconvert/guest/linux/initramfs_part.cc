@@ -156,7 +156,44 @@ ModuleIndexes indexes_with(const InitramfsTree& tree, std::string_view image, co
   return std::move(*cut);
 }
 
+/// The kernel's lz4 decompressor took no end but the end of the file until 5.9: nothing can be appended.
+bool cannot_be_appended_to(const std::vector<InitramfsPart>& parts, const std::string& version) {
+  const bool lz4 = std::ranges::any_of(parts, [](const InitramfsPart& p) { return p.compression == "lz4"; });
+  return lz4 && natural_less(version, "5.10");
+}
+
+/// Unpacks the last part and packs it with gzip, which every kernel knows.
+std::string repacked(const std::string& image, const std::vector<InitramfsPart>& parts) {
+  const std::size_t start = parts.back().offset;
+  return image.substr(0, start) + compress_gzip(decompress(std::string_view(image).substr(start), 4ULL << 30));
+}
+
+/// Zeros up to where the kernel looks for the next archive. lz4 wants a block length of zero as its end.
+std::string padding(std::uint64_t size) {
+  return std::string(4 + (4 - size % 4) % 4, '\0');
+}
+
 } // namespace
+
+// The old file is the beginning of the new one: it needs no copy, which on a small /boot would take the room of the
+// next kernel.
+void append_to_initramfs(const std::string& path, const std::string& version, const std::string& image,
+                         const std::vector<InitramfsPart>& parts, const std::string& part, const std::string& reason,
+                         Draft& draft) {
+  const std::string size = std::to_string(image.size());
+  if (!cannot_be_appended_to(parts, version)) {
+    draft.append(path, padding(image.size()) + part, reason);
+    draft.note(path + ": its first " + size + " bytes are the old file, unchanged (truncate -s " + size +
+               " brings it back)");
+    return;
+  }
+  const std::string beside = path + std::string(aside_suffix);
+  if (!draft.exists(beside))
+    draft.copy(path, beside, "the old initramfs, should the new one be unwanted");
+  const std::string packed = repacked(image, parts);
+  draft.write(path, packed + padding(packed.size()) + part,
+              reason + "; packed anew with gzip, because this kernel takes nothing after lz4");
+}
 
 std::string to_string(InitramfsFramework framework) {
   switch (framework) {

@@ -40,6 +40,13 @@ struct InitramfsAddition {
 std::string build_initramfs_part(const InitramfsTree& tree, std::string_view image, const Draft& draft,
                                  const Kernel& kernel, const KernelModules& modules, const InitramfsAddition& addition);
 
+/// Appends `part` to the initramfs `path`, whose bytes are `image` and which a kernel of `version` unpacks. Nothing of
+/// the old file is changed, unless that kernel takes nothing after an lz4 stream: then a copy is put beside it and the
+/// last part packed anew.
+void append_to_initramfs(const std::string& path, const std::string& version, const std::string& image,
+                         const std::vector<InitramfsPart>& parts, const std::string& part, const std::string& reason,
+                         Draft& draft);
+
 /// The framework's list of modules to load, with `names` added: file name and new content; empty: it needs none.
 std::vector<std::pair<std::string, std::string>>
 initramfs_loader_files(const InitramfsTree& tree, InitramfsFramework framework, const std::vector<std::string>& names);

@@ -38,4 +38,19 @@ std::optional<std::string> pe_section(std::string_view image, std::string_view n
   return std::nullopt;
 }
 
+bool pe_signed(std::string_view image) {
+  const ByteSpan bytes = as_bytes(image);
+  if (image.size() < 0x40 || !image.starts_with("MZ"))
+    return false;
+  constexpr std::uint16_t pe32_plus = 0x20b;
+  constexpr std::uint64_t optional_header = 24, certificates = 4, directory_size = 8;
+  const std::uint64_t header = load_le<std::uint32_t>(bytes, 0x3c) + optional_header;
+  if (header + 2 > image.size())
+    return false;
+  const std::uint64_t directories = header + (load_le<std::uint16_t>(bytes, header) == pe32_plus ? 112 : 96);
+  const std::uint64_t at = directories + certificates * directory_size;
+  return at + directory_size <= image.size() && load_le<std::uint32_t>(bytes, directories - 4) > certificates &&
+         load_le<std::uint32_t>(bytes, at + 4) > 0;
+}
+
 } // namespace kvmport::linux_guest

@@ -11,5 +11,7 @@ namespace kvmport::linux_guest {
 
 /// The contents of section `name` (".cmdline"), trailing zeros cut; nothing when `image` is no PE program or has none.
 std::optional<std::string> pe_section(std::string_view image, std::string_view name);
+/// Whether an EFI program carries a signature (its optional header's "Certificate Table", section 5.7).
+bool pe_signed(std::string_view image);
 
 } // namespace kvmport::linux_guest
