@@ -57,6 +57,8 @@ void add_options(CLI::App& app, CloneArguments& a) {
       ->excludes(full, linked);
   linked->excludes(full);
   app.add_option("--rules", o.rules, "Identity rules: defaults,-NAME,+NAME or none")->capture_default_str();
+  app.add_flag("--new-uuids", o.new_uuids,
+               "New UUIDs on the disks too; such a clone is kept only when it boots beside its source");
   app.add_flag("--list-rules", a.list_rules, "Print the identity rules, and end");
   app.add_flag("--list-rules-mdoc", a.rules_mdoc)->group(""); // for the manual page
   app.add_option("--report", a.report, "identity: print what identity is in the SOURCE, and end")
@@ -105,6 +107,9 @@ std::string describe_details(const CloneOutcome& clone) {
                           change.before.empty() ? "(none)" : valid_utf8(change.before),
                           change.after.empty() ? "(removed)" : valid_utf8(change.after));
   }
+  if (clone.uuids)
+    for (const auto& change : clone.uuids->changes)
+      text += fmt::format("  {:<14} {}: {} -> {}\n", "new-uuids", valid_utf8(change.what), change.before, change.after);
   if (clone.plan)
     for (const auto& change : clone.plan->changes)
       text += fmt::format("  {:<14} {} {}{}\n", change.step, to_string(change.kind), valid_utf8(change.path),

@@ -191,7 +191,7 @@ void Cloning::work(const std::function<void(CloneJob&)>& what) {
 }
 
 bool Cloning::wants_proof(const CloneJob& job) const {
-  if (options_.boot)
+  if (options_.boot || options_.new_uuids)
     return true;
   const auto at = std::ranges::find_if(jobs_, [&](const auto& one) { return one.get() == &job; }) - jobs_.begin();
   return static_cast<std::size_t>(at) < options_.boot_together;
@@ -226,8 +226,12 @@ void Cloning::prove_all() {
     prove_clones(*run_, {wanted[i]});
   for (CloneJob* job : wanted)
     one(*job, [this](CloneJob& proven) {
-      if (proven.outcome().error)
-        throw Error(*proven.outcome().error);
+      const CloneOutcome& outcome = proven.outcome();
+      if (outcome.error)
+        throw Error(*outcome.error);
+      if (options_.new_uuids && outcome.verdict && !outcome.verdict->proven)
+        throw Error("NOT_PROVEN", "with new UUIDs " + outcome.name + " does not boot: it was not kept",
+                    outcome.verdict->diagnosis ? outcome.verdict->diagnosis->code : "", "clone it without --new-uuids");
       stop_.check();
       publish(proven);
     });

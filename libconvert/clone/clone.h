@@ -9,6 +9,7 @@
 #include "libconvert/clone/clone_source.h"
 #include "libconvert/clone/description.h"
 #include "libconvert/clone/identity.h"
+#include "libconvert/clone/new_uuids.h"
 #include "libconvert/guest/access.h"
 
 #include <chrono>
@@ -35,6 +36,9 @@ struct CloneOptions {
   CloneMode mode = CloneMode::automatic;
   std::string rules = "defaults"; ///< identity rules, see select_rules(); "none": the guest is not looked into
   bool keep_hostname = false, keep_hostdev = false, keep_serials = false;
+  /// New UUIDs on the disks as well, see new_uuids.h. Such a clone is always proven, with the source's disks attached
+  /// too, and is not published without that.
+  bool new_uuids = false;
   std::optional<std::string> mac_seed;
   ApplianceOptions guest;
   AccessWish access = AccessWish::automatic;
@@ -64,6 +68,7 @@ struct CloneOutcome {
   std::vector<std::string> disks;           ///< how each was made
   std::optional<DescriptionResult> description;
   std::optional<Plan> plan; ///< of the guest; none when it was not looked into
+  std::optional<UuidRenewal> uuids;
   std::vector<std::string> notes;
   std::optional<Verdict> verdict;              ///< none when no boot was tried
   std::map<std::string, std::string> identity; ///< after its boot, see main_identity()

@@ -134,13 +134,16 @@ void CloneJob::make() {
     if (disk)
       disk->make(run_.sink, run_.stop);
   std::vector<std::unique_ptr<Overlay>> layers;
-  if (!run_.rules.empty()) {
+  if (!run_.rules.empty() || run_.options.new_uuids) {
     layers = overlays();
     std::vector<Overlay*> borrowed;
     for (const auto& layer : layers)
       borrowed.push_back(layer.get());
-    change_guest(borrowed, true);
+    if (!run_.rules.empty())
+      change_guest(borrowed, true);
     run_.stop.check();
+    if (run_.options.new_uuids)
+      renew(borrowed);
     for (std::size_t i = 0; i < disks_.size(); i++)
       if (!disks_[i] && !layers[i]->dirty().empty())
         throw Error("CLONE_UNSUPPORTED", "a disk that the clone shares with its source would have to be changed",
@@ -155,10 +158,22 @@ void CloneJob::make() {
   copy_tpm();
 }
 
-void CloneJob::copy_nvram() const {
+void CloneJob::renew(const std::vector<Overlay*>& overlays) {
+  run_.sink.stage("clone", "giving the disks of " + request_.name + " new UUIDs");
+  outcome_.uuids = renew_uuids(run_.source.source.machine, overlays, run_.options.guest,
+                               outcome_.description ? outcome_.description->uuid : "", run_.sink, run_.stop);
+  outcome_.notes.insert(outcome_.notes.end(), outcome_.uuids->plan.warnings.begin(),
+                        outcome_.uuids->plan.warnings.end());
+}
+
+void CloneJob::copy_nvram() {
   const fs::path& from = run_.source.source.machine.nvram;
-  if (!from.empty())
-    copy_durably(from, run_.output / file_name("_VARS.fd.partial"));
+  if (from.empty())
+    return;
+  const fs::path to = run_.output / file_name("_VARS.fd.partial");
+  copy_durably(from, to);
+  if (outcome_.uuids)
+    renew_in_nvram(to, outcome_.uuids->changes);
 }
 
 /// libvirt finds the state by the clone's UUID. It can't wait for the other files' names; nobody else uses this UUID.
@@ -199,6 +214,12 @@ CloneJob::Bootable CloneJob::bootable() const {
       open.allowed_directories.push_back(fs::absolute(file).parent_path());
     b.images.push_back(open_image(disks_[i] ? disks_[i]->partial() : disk.path, open));
     b.overlays.push_back(std::make_unique<Overlay>(*b.images.back(), run_.output, proof_overlay_cap));
+  }
+  for (std::size_t i = 0; outcome_.uuids && i < disks_.size(); i++) {
+    b.machine.disks.push_back(run_.source.source.machine.disks[i]);
+    b.machine.disks.back().boot_order.reset();
+    b.machine.disks.back().serial.clear();
+    b.overlays.push_back(std::make_unique<Overlay>(*run_.source.source.images[i], run_.output, proof_overlay_cap));
   }
   return b;
 }

@@ -38,7 +38,8 @@ class CloneJob {
   void plan_guest();
   /// The partial files, complete.
   void make();
-  /// The clone as it can be booted now; its overlays live as long as the job. `nvram`: of the clone.
+  /// The clone as it can be booted now, with the source's disks behind its own when UUIDs are new: there must be no
+  /// quarrel between them.
   struct Bootable {
     Machine machine;
     std::vector<std::unique_ptr<Image>> images;
@@ -56,7 +57,8 @@ class CloneJob {
   std::string file_name(const std::string& ending) const { return request_.name + ending; }
   std::string publication_id() const;
   void change_guest(const std::vector<Overlay*>& overlays, bool apply);
-  void copy_nvram() const;
+  void renew(const std::vector<Overlay*>& overlays);
+  void copy_nvram();
   void copy_tpm();
   std::vector<std::unique_ptr<Overlay>> overlays() const;
 

@@ -79,11 +79,8 @@ std::map<std::string, std::string> identity_of(const CloneRun& run, const Machin
 void prove_one(const CloneRun& run, CloneJob& job, const fs::path& hub, std::size_t together, EventSink& sink) {
   auto bootable = job.bootable();
   std::vector<Overlay*> disks;
-  std::vector<const Image*> seen;
-  for (const auto& overlay : bootable.overlays) {
+  for (const auto& overlay : bootable.overlays)
     disks.push_back(overlay.get());
-    seen.push_back(overlay.get());
-  }
   BootSpec spec = boot_spec_of(bootable.machine, disks);
   spec.memory = std::clamp<std::uint64_t>(spec.memory, 256ULL << 20, together > 1 ? most_memory_together : most_memory);
   if (together > 1)
@@ -104,8 +101,11 @@ void prove_one(const CloneRun& run, CloneJob& job, const fs::path& hub, std::siz
   outcome.verdict =
       prove_boot(*engine, spec, Milestone::login, run.output / (name + ".serial.log.partial"), sink, run.stop);
   run.stop.check();
-  if (outcome.verdict->proven)
-    outcome.identity = identity_of(run, bootable.machine, seen);
+  if (!outcome.verdict->proven)
+    return;
+  bootable.machine.disks.resize(bootable.images.size()); // its own
+  outcome.identity = identity_of(run, bootable.machine,
+                                 {disks.begin(), disks.begin() + static_cast<std::ptrdiff_t>(bootable.images.size())});
 }
 
 } // namespace

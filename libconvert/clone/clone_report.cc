@@ -31,6 +31,11 @@ std::string clone_report(const CloneRun& run, const CloneOutcome& outcome) {
   }
   if (outcome.plan)
     j["plan"] = to_json(*outcome.plan);
+  if (outcome.uuids) {
+    for (const auto& change : outcome.uuids->changes)
+      j["uuids"].push_back({{"what", valid_utf8(change.what)}, {"before", change.before}, {"after", change.after}});
+    j["uuid_plan"] = to_json(outcome.uuids->plan);
+  }
   if (outcome.verdict)
     j["boot"] = to_json(*outcome.verdict);
   if (!outcome.identity.empty())
