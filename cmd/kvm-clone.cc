@@ -93,6 +93,7 @@ std::string state_name(const CloneOutcome& clone) {
     return "failed";
   case CloneOutcome::State::planned:
     return "planned";
+  case CloneOutcome::State::made:
   case CloneOutcome::State::stopped:
     break;
   }
@@ -208,7 +209,7 @@ nlohmann::json describe_json(const CloneResult& result) {
 int exit_code(const CloneResult& result) {
   int code = result.shared.empty() ? exit_done : exit_not_proven;
   for (const CloneOutcome& clone : result.clones) {
-    if (clone.error || clone.state == CloneOutcome::State::stopped)
+    if (clone.error || clone.state == CloneOutcome::State::stopped || clone.state == CloneOutcome::State::made)
       return exit_failed;
     if (clone.verdict && !clone.verdict->proven)
       code = exit_not_proven;

@@ -208,6 +208,7 @@ void Cloning::publish(CloneJob& job) {
 void Cloning::make_all() {
   work([this](CloneJob& job) {
     job.make();
+    job.outcome().state = CloneOutcome::State::made;
     if (!wants_proof(job))
       publish(job);
   });
@@ -216,7 +217,7 @@ void Cloning::make_all() {
 void Cloning::prove_all() {
   std::vector<CloneJob*> wanted;
   for (const auto& job : jobs_)
-    if (wants_proof(*job) && job->outcome().state == CloneOutcome::State::stopped && !job->outcome().error)
+    if (wants_proof(*job) && job->outcome().state == CloneOutcome::State::made)
       wanted.push_back(job.get());
   std::vector<CloneJob*> together(wanted.begin(), wanted.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(
                                                                        wanted.size(), options_.boot_together)));

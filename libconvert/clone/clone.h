@@ -55,6 +55,7 @@ struct CloneOptions {
 /// What became of one clone.
 struct CloneOutcome {
   enum class State {
+    made, ///< but without final names yet
     done,
     before, ///< by an earlier run
     failed,

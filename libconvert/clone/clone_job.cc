@@ -119,7 +119,7 @@ void CloneJob::change_guest(const std::vector<Overlay*>& overlays, bool apply) {
 }
 
 void CloneJob::plan_guest() {
-  if (run_.rules.empty() && outcome_.hostname.empty())
+  if (run_.rules.empty())
     return;
   std::vector<Overlay*> borrowed;
   const auto layers = overlays();
