@@ -61,6 +61,9 @@ class BothWays : public testing::TestWithParam<const char*> {};
 /// Through user space and through the appliance: the same plan and the same disks, in which only planned files differ
 /// from the source.
 TEST_P(BothWays, GiveTheSameGuest) {
+  const std::string name = GetParam();
+  if (name != "mini" && name != "uefi-lvm" && name != "luks-data")
+    KVMPORT_ONLY_SLOW();
   const fs::path guest = make_guest(GetParam());
   TempDir dir(guest_cache());
   const json description = json::parse(read_file(guest / "guest.json"));

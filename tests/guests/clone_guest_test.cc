@@ -74,8 +74,7 @@ TEST_F(ClonesOfAGuest, OneBootsAsItsOwnMachine) {
 }
 
 TEST_F(ClonesOfAGuest, FiveBootTogetherOnOneNetwork) {
-  if (::getenv("KVMPORT_SLOW") == nullptr)
-    GTEST_SKIP() << "takes minutes: make test-slow runs it";
+  KVMPORT_ONLY_SLOW();
   expect_own_machines(run({"--linked", "--name", "web-{:03}", "--count", "5", "-o", (dir_.path() / "out").string(),
                            "--boot-together", "5"}),
                       5);

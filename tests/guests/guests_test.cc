@@ -71,6 +71,9 @@ class Unconverted : public testing::TestWithParam<Unchanged> {};
 
 /// The proof can fail: the same disks, unchanged, on the new hardware.
 TEST_P(Unconverted, IsDiagnosed) {
+  const std::string name = GetParam().guest;
+  if (name != "mini" && name != "uefi-lvm")
+    KVMPORT_ONLY_SLOW();
   const fs::path guest = make_guest(GetParam().guest);
   const json description = json::parse(read_file(guest / "guest.json"));
   std::vector<std::string> argv{command("kvm-boot").string(), "--json", "--bus", "virtio",

@@ -56,6 +56,10 @@ std::vector<std::string> package_guest(const fs::path& guest, const std::string&
   return disks;
 }
 
+bool slow_tests() {
+  return std::getenv("KVMPORT_SLOW") != nullptr;
+}
+
 std::vector<std::string> convert_argv(const std::vector<std::string>& sources, const fs::path& out,
                                       const std::vector<std::string>& more) {
   std::vector<std::string> argv{command("kvm-v2v").string(), "convert"};

@@ -20,6 +20,12 @@ std::filesystem::path make_guest(const std::string& name);
 /// Packs it as `format` into `directory` (which is made) and returns what to convert.
 std::vector<std::string> package_guest(const std::filesystem::path& guest, const std::string& format,
                                        const std::filesystem::path& directory);
+/// Whether tests of many minutes run too, and every guest and not only those that stand for the others: KVMPORT_SLOW,
+/// which `make test-slow` sets. A test that they concern calls KVMPORT_ONLY_SLOW() first.
+bool slow_tests();
+#define KVMPORT_ONLY_SLOW()                                                                                            \
+  if (!kvmport::test::slow_tests())                                                                                    \
+  GTEST_SKIP() << "make test-slow runs it"
 /// The command line of a conversion.
 std::vector<std::string> convert_argv(const std::vector<std::string>& sources, const std::filesystem::path& out,
                                       const std::vector<std::string>& more = {});
