@@ -12,9 +12,11 @@ OPT ?= -O2 -g1
 SANITIZE ?=
 GUEST_CACHE ?= $(CURDIR)/build/guests
 
-PKGS := libguestfs tinyxml2 expat zlib libdeflate libzstd libarchive libcrypto libxxhash fmt nlohmann_json libpng ext2fs com_err blkid libseccomp libvirt sqlite3
+PKGS := tinyxml2 expat zlib libdeflate libzstd libarchive libcrypto libxxhash fmt nlohmann_json libpng ext2fs com_err blkid libseccomp sqlite3
+# Loaded by the runs that need them (base/late_library.h).
+LATE_PKGS := libguestfs libvirt
 CXXFLAGS_ALL = -std=c++20 $(OPT) $(SANITIZE) -Wall -Wextra -Werror -pthread -I. -I$(B)/gen -D_FILE_OFFSET_BITS=64 \
-  $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(CXXFLAGS)
+  $(shell pkg-config --cflags $(PKGS) $(LATE_PKGS) 2>/dev/null) $(CXXFLAGS)
 LIBS_ALL = $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lcsv -pthread
 
 # Rooms in link order: each may use only those to its right.
@@ -152,7 +154,7 @@ check-asan: deps
 
 ALL_SRC := $(foreach r,$(ROOMS) cmd,$(call room_src,$(r)))
 tidy: deps $(DSDT)
-	@printf '%s\n' $(ALL_SRC) | xargs -P 2 -n 4 sh -c 'clang-tidy --quiet "$$@" -- -std=c++20 -I. -I$(B)/gen $(shell pkg-config --cflags $(PKGS) 2>/dev/null)' tidy
+	@printf '%s\n' $(ALL_SRC) | xargs -P 2 -n 4 sh -c 'clang-tidy --quiet "$$@" -- -std=c++20 -I. -I$(B)/gen $(shell pkg-config --cflags $(PKGS) $(LATE_PKGS) 2>/dev/null)' tidy
 
 FORMATTED := $(shell git ls-files '*.cc' '*.h' 2>/dev/null)
 format:
@@ -173,7 +175,7 @@ lint-man: deps
 # formats and base, FUZZ_GUEST with what a guest that boots reaches (no /dev/kvm is needed) and what that sits on, FUZZ_COPY
 # with the readers of free maps.
 FUZZ_SECONDS ?= 60
-FUZZ_CXX = clang++ -std=c++20 -O1 -g1 -I. -I$(B)/gen -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION -fno-omit-frame-pointer -fno-sanitize-recover=all $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+FUZZ_CXX = clang++ -std=c++20 -O1 -g1 -I. -I$(B)/gen -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION -fno-omit-frame-pointer -fno-sanitize-recover=all $(shell pkg-config --cflags $(PKGS) $(LATE_PKGS) 2>/dev/null)
 FUZZ_GUEST := $(patsubst %,$(B)/bin/fuzz/%_fuzz,virtqueue virtio_net pci fw_cfg devices linux_boot judge ext_journal)
 FUZZ_COPY := $(patsubst %,$(B)/bin/fuzz/%_fuzz,free_blocks block_stack)
 fuzz_obj = $(patsubst %.cc,$(B)/fuzz-obj/%.o,$(1))

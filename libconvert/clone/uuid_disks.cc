@@ -19,7 +19,7 @@ using Kind = UuidHolder::Kind;
 class ApplianceDevice final : public WritableImage {
  public:
   ApplianceDevice(const ApplianceHandle& appliance, std::string name) : appliance_(appliance), name_(std::move(name)) {
-    const std::int64_t size = ::guestfs_blockdev_getsize64(appliance_.get(), name_.c_str());
+    const std::int64_t size = GUESTFS(guestfs_blockdev_getsize64)(appliance_.get(), name_.c_str());
     check(size >= 0);
     size_ = static_cast<std::uint64_t>(size);
   }
@@ -32,8 +32,8 @@ class ApplianceDevice final : public WritableImage {
     for (std::size_t done = 0; done < out.size();) {
       std::size_t got = 0;
       const std::size_t most = std::min<std::size_t>(out.size() - done, 1U << 20);
-      const GuestfsText bytes(::guestfs_pread_device(appliance_.get(), name_.c_str(), static_cast<int>(most),
-                                                     static_cast<std::int64_t>(offset + done), &got));
+      const GuestfsText bytes(GUESTFS(guestfs_pread_device)(appliance_.get(), name_.c_str(), static_cast<int>(most),
+                                                            static_cast<std::int64_t>(offset + done), &got));
       check(bytes && got > 0);
       std::memcpy(out.data() + done, bytes.get(), got);
       done += got;
@@ -41,7 +41,7 @@ class ApplianceDevice final : public WritableImage {
   }
   void write(std::uint64_t offset, ByteSpan data) override {
     for (std::size_t done = 0; done < data.size();) {
-      const int put = ::guestfs_pwrite_device(
+      const int put = GUESTFS(guestfs_pwrite_device)(
           appliance_.get(), name_.c_str(), reinterpret_cast<const char*>(data.data() + done),
           std::min<std::size_t>(data.size() - done, 1U << 20), static_cast<std::int64_t>(offset + done));
       check(put > 0);

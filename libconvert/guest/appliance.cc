@@ -71,8 +71,8 @@ bool Appliance::State::open_container(const FoundDevice& container) {
       continue;
     const std::string name = "luks-" + device.uuid;
     struct guestfs_cryptsetup_open_argv none {};
-    if (::guestfs_cryptsetup_open_argv(handle.get(), container.guestfs.c_str(), key.passphrase.c_str(), name.c_str(),
-                                       &none) == 0)
+    if (GUESTFS(guestfs_cryptsetup_open_argv)(handle.get(), container.guestfs.c_str(), key.passphrase.c_str(),
+                                              name.c_str(), &none) == 0)
       return true;
     const std::string why = handle.failure();
     if (key.selector != "all")
@@ -104,7 +104,7 @@ void Appliance::State::open_encrypted() {
 void Appliance::State::mount(const BlockDevice& device, const std::string& path, const std::string& how,
                              const std::string& type) {
   const std::string& guestfs = found(device.source_name).guestfs;
-  if (::guestfs_mount_options(handle.get(), how.c_str(), guestfs.c_str(), path.c_str()) != 0) {
+  if (GUESTFS(guestfs_mount_options)(handle.get(), how.c_str(), guestfs.c_str(), path.c_str()) != 0) {
     const std::string why = handle.failure();
     const std::string log = handle.script("dmesg | grep -v audit | tail -n 3");
     const bool feature = log.find("unsupported") != std::string::npos;
@@ -131,7 +131,7 @@ void Appliance::State::mount_root(const RootCandidate& root) {
   filesystem = std::make_unique<GuestfsFilesystem>(handle, std::vector<std::string>{"/"});
   info.root_device = root.source_name;
   const std::unique_ptr<struct guestfs_statvfs, void (*)(struct guestfs_statvfs*)> st(
-      ::guestfs_statvfs(handle.get(), "/"), ::guestfs_free_statvfs);
+      GUESTFS(guestfs_statvfs)(handle.get(), "/"), GUESTFS(guestfs_free_statvfs));
   constexpr std::int64_t read_only = 1; // ST_RDONLY
   if (st && (st->flag & read_only) != 0)
     throw Error("GUEST_UNCLEAN", "the guest's root filesystem " + root.source_name + " can only be mounted read-only",
@@ -203,7 +203,7 @@ GuestInfo Appliance::State::inspect(const ApplianceOptions& wished) {
 std::string Appliance::State::boot_code(int disk) {
   std::size_t got = 0;
   const std::string device = "/dev/sd" + disk_letters(static_cast<unsigned>(disk));
-  const GuestfsText sector(::guestfs_pread_device(handle.get(), device.c_str(), 440, 0, &got));
+  const GuestfsText sector(GUESTFS(guestfs_pread_device)(handle.get(), device.c_str(), 440, 0, &got));
   return sector ? std::string(sector.get(), got) : std::string();
 }
 
@@ -233,7 +233,7 @@ const ApplianceHandle& Appliance::handle() const {
 
 void Appliance::unmount() {
   State& s = *state_;
-  if (::guestfs_umount_all(s.handle.get()) != 0 || ::guestfs_sync(s.handle.get()) != 0)
+  if (GUESTFS(guestfs_umount_all)(s.handle.get()) != 0 || GUESTFS(guestfs_sync)(s.handle.get()) != 0)
     throw Error("APPLIANCE_FAILED", "the guest's filesystems could not be unmounted", s.handle.failure());
   s.filesystem->forget();
   // An array that was written stays marked as such for a moment.
@@ -244,7 +244,7 @@ void Appliance::unmount() {
 void Appliance::remount() {
   State& s = *state_;
   for (const auto& m : s.mounts)
-    if (::guestfs_mount_options(s.handle.get(), m.options.c_str(), m.guestfs.c_str(), m.path.c_str()) != 0)
+    if (GUESTFS(guestfs_mount_options)(s.handle.get(), m.options.c_str(), m.guestfs.c_str(), m.path.c_str()) != 0)
       throw Error("APPLIANCE_FAILED", "the guest's filesystem " + m.path + " could not be mounted again",
                   s.handle.failure());
   s.filesystem->forget();

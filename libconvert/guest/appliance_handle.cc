@@ -24,28 +24,29 @@ constexpr const char* hint =
 
 ApplianceHandle::ApplianceHandle(const Machine& machine, const std::vector<NbdServer*>& disks, EventSink& sink,
                                  const StopToken& stop)
-    : stop_(stop), handle_(::guestfs_create_flags(GUESTFS_CREATE_NO_ENVIRONMENT | GUESTFS_CREATE_NO_CLOSE_ON_EXIT)) {
+    : stop_(stop),
+      handle_(GUESTFS(guestfs_create_flags)(GUESTFS_CREATE_NO_ENVIRONMENT | GUESTFS_CREATE_NO_CLOSE_ON_EXIT)) {
   if (!handle_)
     throw Error("APPLIANCE_FAILED", "libguestfs gives no handle");
   try {
     launch(machine, disks, sink);
   } catch (...) {
     watcher_ = {};
-    ::guestfs_close(handle_);
+    GUESTFS(guestfs_close)(handle_);
     throw;
   }
 }
 
 ApplianceHandle::~ApplianceHandle() {
   watcher_ = {};
-  ::guestfs_close(handle_);
+  GUESTFS(guestfs_close)(handle_);
 }
 
 void ApplianceHandle::on_event(guestfs_h* handle, void* self, std::uint64_t event, int, int, const char* buffer,
                                std::size_t length, const std::uint64_t*, std::size_t) {
   auto& us = *static_cast<ApplianceHandle*>(self);
   if (event == GUESTFS_EVENT_PROGRESS || event == GUESTFS_EVENT_LAUNCH_DONE) {
-    if (const int pid = ::guestfs_get_pid(handle); pid > 0)
+    if (const int pid = GUESTFS(guestfs_get_pid)(handle); pid > 0)
       us.pid_.store(pid);
   } else if (us.log_.size() + length < most_log) {
     us.log_.append(buffer, length);
@@ -64,26 +65,26 @@ void ApplianceHandle::watch(const std::stop_token& done) const {
 
 void ApplianceHandle::launch(const Machine& machine, const std::vector<NbdServer*>& disks, EventSink& sink) {
   guestfs_h* g = handle_;
-  ::guestfs_set_error_handler(g, nullptr, nullptr);
-  ::guestfs_set_event_callback(
-      g, on_event, GUESTFS_EVENT_PROGRESS | GUESTFS_EVENT_LAUNCH_DONE | GUESTFS_EVENT_WARNING | GUESTFS_EVENT_LIBRARY,
-      0, this);
-  ::guestfs_set_backend(g, "direct");
+  GUESTFS(guestfs_set_error_handler)(g, nullptr, nullptr);
+  GUESTFS(guestfs_set_event_callback)
+  (g, on_event, GUESTFS_EVENT_PROGRESS | GUESTFS_EVENT_LAUNCH_DONE | GUESTFS_EVENT_WARNING | GUESTFS_EVENT_LIBRARY, 0,
+   this);
+  GUESTFS(guestfs_set_backend)(g, "direct");
   const Probe& probe = host_probe();
   if (probe.kvm != Probe::Class::full)
-    ::guestfs_set_backend_setting(g, "force_tcg", "1");
+    GUESTFS(guestfs_set_backend_setting)(g, "force_tcg", "1");
   sink.message(EventSink::Level::info, "",
                probe.kvm == Probe::Class::full ? "the appliance runs on KVM"
                                                : "the appliance runs without KVM: it takes a while to start");
-  ::guestfs_set_tmpdir(g, directory_.path().c_str());
-  ::guestfs_set_memsize(g, memory_mib);
-  ::guestfs_set_smp(g, 1);
-  ::guestfs_set_network(g, 0);
-  ::guestfs_set_autosync(g, 1);
+  GUESTFS(guestfs_set_tmpdir)(g, directory_.path().c_str());
+  GUESTFS(guestfs_set_memsize)(g, memory_mib);
+  GUESTFS(guestfs_set_smp)(g, 1);
+  GUESTFS(guestfs_set_network)(g, 0);
+  GUESTFS(guestfs_set_autosync)(g, 1);
   // Ctrl-C in a terminal must not reach the appliance before us. The recovery process stays: it ends the appliance
   // when we are killed.
-  ::guestfs_set_pgroup(g, 1);
-  ::guestfs_set_append(g, kernel_options);
+  GUESTFS(guestfs_set_pgroup)(g, 1);
+  GUESTFS(guestfs_set_append)(g, kernel_options);
 
   for (std::size_t i = 0; i < disks.size(); i++) {
     std::string server = "unix:" + disks[i]->socket_path().string();
@@ -99,18 +100,18 @@ void ApplianceHandle::launch(const Machine& machine, const std::vector<NbdServer
       options.bitmask |= GUESTFS_ADD_DRIVE_OPTS_BLOCKSIZE_BITMASK;
       options.blocksize = 4096;
     }
-    if (::guestfs_add_drive_opts_argv(g, "", &options) != 0)
+    if (GUESTFS(guestfs_add_drive_opts_argv)(g, "", &options) != 0)
       throw Error("APPLIANCE_FAILED", "disk " + std::to_string(i + 1) + " cannot be shown to libguestfs", failure());
   }
   stop_.check();
   watcher_ = std::jthread([this](const std::stop_token& done) { watch(done); });
-  if (::guestfs_launch(g) != 0)
+  if (GUESTFS(guestfs_launch)(g) != 0)
     throw Error("APPLIANCE_FAILED", "the libguestfs appliance did not start", failure(), hint);
 }
 
 std::string ApplianceHandle::failure() const {
   stop_.check();
-  const char* text = ::guestfs_last_error(handle_);
+  const char* text = GUESTFS(guestfs_last_error)(handle_);
   std::string why = text ? text : "";
   if (!log_.empty())
     why += (why.empty() ? "" : "; ") + log_;
@@ -132,14 +133,14 @@ std::string ApplianceHandle::script(const std::string& text) const {
   stop_.check();
   std::string copy = text;
   std::array<char*, 2> arguments{copy.data(), nullptr};
-  const GuestfsText out(::guestfs_debug(handle_, "sh", arguments.data()));
+  const GuestfsText out(GUESTFS(guestfs_debug)(handle_, "sh", arguments.data()));
   if (!out)
     throw Error("APPLIANCE_FAILED", "a look at the disks failed in the appliance", failure());
   return out.get();
 }
 
 void ApplianceHandle::shutdown() {
-  const bool failed = ::guestfs_shutdown(handle_) != 0;
+  const bool failed = GUESTFS(guestfs_shutdown)(handle_) != 0;
   pid_.store(0);
   if (failed)
     throw Error("APPLIANCE_FAILED", "the appliance did not end cleanly: the last changes may be missing", failure());

@@ -5,6 +5,7 @@
 
 #include "base/events.h"
 #include "base/file.h"
+#include "base/late_library.h"
 #include "formats/nbd_server.h"
 #include "libconvert/machine/machine.h"
 
@@ -14,6 +15,9 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+/// A function of libguestfs, which only guests that need the appliance load.
+#define GUESTFS(function) KVMPORT_LATE("libguestfs.so.0", function)
 
 namespace kvmport {
 
@@ -29,7 +33,7 @@ class ApplianceHandle {
   /// Throws when a stop was asked for or the appliance died; else returns the text of the last libguestfs error.
   std::string failure() const;
   /// errno of the last libguestfs error, 0 when the appliance gave none.
-  int error_number() const { return ::guestfs_last_errno(handle_); }
+  int error_number() const { return GUESTFS(guestfs_last_errno)(handle_); }
   /// Runs a shell script of ours inside the appliance (not of the guest: its tree lies at /sysroot) and returns what
   /// it printed. The script must hold nothing that comes from the guest unless quoted by quote(). Error
   /// APPLIANCE_FAILED.

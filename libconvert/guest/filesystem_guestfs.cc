@@ -101,11 +101,11 @@ std::optional<GuestfsFilesystem::Seen> GuestfsFilesystem::at(const std::string& 
   }
   std::optional<Seen> seen;
   const std::unique_ptr<struct guestfs_statns, void (*)(struct guestfs_statns*)> st(
-      ::guestfs_lstatns(appliance_.get(), resolved.c_str()), ::guestfs_free_statns);
+      GUESTFS(guestfs_lstatns)(appliance_.get(), resolved.c_str()), GUESTFS(guestfs_free_statns));
   if (st) {
     seen = Seen{to_file_stat(*st), {}};
     if (seen->stat.type == FileType::symlink) {
-      const GuestfsText target(::guestfs_readlink(appliance_.get(), resolved.c_str()));
+      const GuestfsText target(GUESTFS(guestfs_readlink)(appliance_.get(), resolved.c_str()));
       if (!target)
         throw Error("GUEST_READ_FAILED", "cannot read the link " + resolved + " in the guest", appliance_.failure());
       seen->link = target.get();
@@ -148,7 +148,7 @@ const std::vector<std::string>& GuestfsFilesystem::entries(const std::string& re
   const auto seen = at(resolved);
   if (!seen || seen->stat.type != FileType::directory)
     return none;
-  const TextList names(::guestfs_ls(appliance_.get(), resolved.c_str()));
+  const TextList names(GUESTFS(guestfs_ls)(appliance_.get(), resolved.c_str()));
   if (!names.items)
     throw Error("GUEST_READ_FAILED", "cannot list " + resolved + " in the guest", appliance_.failure());
   std::vector<std::string> list;
@@ -162,7 +162,8 @@ const std::vector<std::string>& GuestfsFilesystem::entries(const std::string& re
                                   first + static_cast<std::ptrdiff_t>(std::min(names_per_call, list.size() - from)));
     const auto c_names = c_list(part);
     const std::unique_ptr<struct guestfs_statns_list, void (*)(struct guestfs_statns_list*)> stats(
-        ::guestfs_lstatnslist(appliance_.get(), resolved.c_str(), c_names.data()), ::guestfs_free_statns_list);
+        GUESTFS(guestfs_lstatnslist)(appliance_.get(), resolved.c_str(), c_names.data()),
+        GUESTFS(guestfs_free_statns_list));
     if (!stats || stats->len != part.size())
       continue;
     for (std::size_t i = 0; i < part.size(); i++) {
@@ -186,8 +187,8 @@ std::string GuestfsFilesystem::pread(const std::string& resolved, std::uint64_t 
   while (content.size() < size) {
     std::size_t got = 0;
     const auto want = static_cast<int>(std::min<std::uint64_t>(read_chunk, size - content.size()));
-    const GuestfsText part(
-        ::guestfs_pread(appliance_.get(), resolved.c_str(), want, static_cast<std::int64_t>(content.size()), &got));
+    const GuestfsText part(GUESTFS(guestfs_pread)(appliance_.get(), resolved.c_str(), want,
+                                                  static_cast<std::int64_t>(content.size()), &got));
     if (!part)
       throw Error("GUEST_READ_FAILED", "cannot read " + path + " in the guest", appliance_.failure());
     if (got == 0)
@@ -237,7 +238,8 @@ std::string GuestfsFilesystem::realpath(const std::string& path) const {
 
 std::optional<std::string> GuestfsFilesystem::label(const std::string& path) const {
   std::size_t size = 0;
-  const GuestfsText value(::guestfs_lgetxattr(appliance_.get(), resolve(path, true).c_str(), label_attribute, &size));
+  const GuestfsText value(
+      GUESTFS(guestfs_lgetxattr)(appliance_.get(), resolve(path, true).c_str(), label_attribute, &size));
   if (!value)
     return std::nullopt;
   std::string text(value.get(), size);
@@ -255,7 +257,7 @@ std::optional<FreeSpace> GuestfsFilesystem::free_space(const std::string& path) 
   if (!best)
     return std::nullopt;
   const std::unique_ptr<struct guestfs_statvfs, void (*)(struct guestfs_statvfs*)> st(
-      ::guestfs_statvfs(appliance_.get(), best->c_str()), ::guestfs_free_statvfs);
+      GUESTFS(guestfs_statvfs)(appliance_.get(), best->c_str()), GUESTFS(guestfs_free_statvfs));
   if (!st)
     return std::nullopt;
   const auto blocks = static_cast<std::uint64_t>(std::max<std::int64_t>(st->bfree, 0));
@@ -271,9 +273,9 @@ void GuestfsFilesystem::write(const std::string& path, std::string_view content,
   const bool existed = at(there).has_value();
   changed(there);
   const std::string_view first = content.substr(0, write_chunk);
-  check(::guestfs_write(appliance_.get(), there.c_str(), first.data(), first.size()), "write", path);
+  check(GUESTFS(guestfs_write)(appliance_.get(), there.c_str(), first.data(), first.size()), "write", path);
   if (!existed)
-    check(::guestfs_chmod(appliance_.get(), static_cast<int>(mode), there.c_str()), "set the mode of", path);
+    check(GUESTFS(guestfs_chmod)(appliance_.get(), static_cast<int>(mode), there.c_str()), "set the mode of", path);
   content.remove_prefix(first.size());
   if (!content.empty())
     append(there, content);
@@ -286,7 +288,7 @@ void GuestfsFilesystem::append(const std::string& path, std::string_view content
   changed(there);
   while (!content.empty()) {
     const std::string_view part = content.substr(0, write_chunk);
-    check(::guestfs_write_append(appliance_.get(), there.c_str(), part.data(), part.size()), "write", path);
+    check(GUESTFS(guestfs_write_append)(appliance_.get(), there.c_str(), part.data(), part.size()), "write", path);
     content.remove_prefix(part.size());
   }
 }
@@ -296,7 +298,8 @@ void GuestfsFilesystem::remove(const std::string& path) {
   const auto seen = at(there);
   const bool directory = seen && seen->stat.type == FileType::directory;
   changed(there);
-  check(directory ? ::guestfs_rmdir(appliance_.get(), there.c_str()) : ::guestfs_rm(appliance_.get(), there.c_str()),
+  check(directory ? GUESTFS(guestfs_rmdir)(appliance_.get(), there.c_str())
+                  : GUESTFS(guestfs_rm)(appliance_.get(), there.c_str()),
         "remove", path);
 }
 
@@ -304,20 +307,20 @@ void GuestfsFilesystem::rename(const std::string& from, const std::string& to) {
   const std::string source = resolve(from, false), target = resolve(to, false);
   changed(source);
   changed(target);
-  check(::guestfs_rename(appliance_.get(), source.c_str(), target.c_str()), "rename", from);
+  check(GUESTFS(guestfs_rename)(appliance_.get(), source.c_str(), target.c_str()), "rename", from);
 }
 
 void GuestfsFilesystem::copy(const std::string& from, const std::string& to) {
   const std::string source = resolve(from, true), target = resolve(to, true);
   changed(target);
   // Keeps mode, owner, times and extended attributes.
-  check(::guestfs_cp_a(appliance_.get(), source.c_str(), target.c_str()), "copy", from);
+  check(GUESTFS(guestfs_cp_a)(appliance_.get(), source.c_str(), target.c_str()), "copy", from);
 }
 
 void GuestfsFilesystem::symlink(const std::string& target, const std::string& path) {
   const std::string there = resolve(path, false);
   changed(there);
-  check(::guestfs_ln_s(appliance_.get(), target.c_str(), there.c_str()), "make the link", path);
+  check(GUESTFS(guestfs_ln_s)(appliance_.get(), target.c_str(), there.c_str()), "make the link", path);
 }
 
 void GuestfsFilesystem::make_directories(const std::string& path) {
@@ -326,14 +329,14 @@ void GuestfsFilesystem::make_directories(const std::string& path) {
     return;
   make_directories(guest_path::parent(there));
   changed(there);
-  check(::guestfs_mkdir(appliance_.get(), there.c_str()), "make the directory", path);
+  check(GUESTFS(guestfs_mkdir)(appliance_.get(), there.c_str()), "make the directory", path);
 }
 
 void GuestfsFilesystem::set_label(const std::string& path, const std::string& label) {
   const std::string there = resolve(path, false);
   // The attribute holds the final NUL as well.
-  check(::guestfs_lsetxattr(appliance_.get(), label_attribute, label.c_str(), static_cast<int>(label.size() + 1),
-                            there.c_str()),
+  check(GUESTFS(guestfs_lsetxattr)(appliance_.get(), label_attribute, label.c_str(), static_cast<int>(label.size() + 1),
+                                   there.c_str()),
         "set the SELinux label of", path);
 }
 
