@@ -157,6 +157,19 @@ std::vector<GroupNotation> group_notations(const GroupChange& group) {
   return all;
 }
 
+std::string old_name_pattern(const GroupNotation& notation) {
+  const auto literal = [](const std::string& text) {
+    std::string pattern;
+    for (const char c : text)
+      pattern += std::string_view(".+}\\").find(c) != std::string_view::npos ? std::string{'\\', c} : std::string{c};
+    return pattern;
+  };
+  std::string volumes;
+  for (const std::string& volume : notation.volumes)
+    volumes += (volumes.empty() ? "" : "|") + literal(volume);
+  return literal(notation.head + notation.before + notation.tail) + "(" + volumes + R"()([^A-Za-z0-9_+\-]|$))";
+}
+
 std::string renamed_text(const std::string& path, std::string_view text, const Renaming& renaming) {
   if (path.find("etc/lvm/") != std::string::npos) {
     if (text.find("contents = \"Text Format Volume Group\"") != std::string_view::npos)

@@ -37,6 +37,9 @@ struct GroupNotation {
 };
 std::vector<GroupNotation> group_notations(const GroupChange& group);
 
+/// For grep -E: the old name in this notation, and then one of the volumes as a whole.
+std::string old_name_pattern(const GroupNotation& notation);
+
 /// The contents of the file `path` (absolute, or in an initramfs) with every old name replaced, UUIDs and groups. In
 /// LVM's own files also what its syntax makes a name: lists of volumes, the section of a backup.
 std::string renamed_text(const std::string& path, std::string_view text, const Renaming& renaming);

@@ -41,14 +41,6 @@ void warn_of_files_with(const ApplianceHandle& appliance, const std::string& pat
   }
 }
 
-/// For grep -E: the text, where a name ends with it. "vg0-home_crypt" is another device than "vg0-home".
-std::string whole_name(const std::string& text) {
-  std::string pattern;
-  for (const char c : text)
-    pattern += std::string_view(".+}\\").find(c) != std::string_view::npos ? std::string{'\\', c} : std::string{c};
-  return pattern + R"(([^A-Za-z0-9_+\-]|$))";
-}
-
 void warn_of_leftovers(const ApplianceHandle& appliance, const UuidRenewal& renewal,
                        std::vector<std::string>& warnings) {
   std::string uuids = "-iF", devices = "-E";
@@ -56,9 +48,8 @@ void warn_of_leftovers(const ApplianceHandle& appliance, const UuidRenewal& rene
     for (const auto& [before, after] : uuid_notations(change))
       uuids += " -e " + ApplianceHandle::quote(before);
   for (const GroupChange& group : renewal.groups)
-    for (const auto& [head, before, after, tail, volumes] : group_notations(group))
-      for (const std::string& volume : volumes)
-        devices += " -e " + ApplianceHandle::quote(whole_name(std::string(head) + before + tail + volume));
+    for (const GroupNotation& notation : group_notations(group))
+      devices += " -e " + ApplianceHandle::quote(old_name_pattern(notation));
   warn_of_files_with(appliance, uuids, "an old UUID", warnings);
   if (!renewal.groups.empty())
     warn_of_files_with(appliance, devices, "a volume group by its old name", warnings);

@@ -3,6 +3,7 @@
 // sectors and LVM's labels, NVRAM, and what the survey of the disks makes of an answer.
 #include "base/error.h"
 #include "base/file.h"
+#include "base/process.h"
 #include "formats/partitions.h"
 #include "libconvert/clone/new_uuids.h"
 #include "libconvert/clone/uuid_disks.h"
@@ -134,6 +135,21 @@ INSTANTIATE_TEST_SUITE_P(
         TextCase{"list_elsewhere", R"(volume_list = [ "vg0" ])", R"(volume_list = [ "vg0" ])"}),
     [](const auto& info) { return std::string(info.param.name); });
 
+TEST_P(GroupText, IsFoundBeforeAndNotAfter) {
+  std::vector<std::string> grep{"grep", "-cE"};
+  for (const GroupChange& group : groups)
+    for (const GroupNotation& notation : group_notations(group))
+      grep.insert(grep.end(), {"-e", old_name_pattern(notation)});
+  TempDir dir;
+  const fs::path file = dir.path() / "file";
+  grep.push_back(file);
+  const auto [name, before, after] = GetParam();
+  write_file_durably(file, before);
+  EXPECT_EQ(run_process(grep, std::chrono::seconds(10)).exit_code, std::string(before) == after ? 1 : 0);
+  write_file_durably(file, after);
+  EXPECT_EQ(run_process(grep, std::chrono::seconds(10)).exit_code, 1);
+}
+
 TEST(GroupFile, OfLvmNamesGroupsBySyntax) {
   const std::string conf = "# volume_list = [ \"vg0\" ]\nactivation {\n\tauto_activation_volume_list = [ \"vg0\",\n\t"
                            "\"vg0/root\", \"vg01\", \"@vg0\" ]\n\tvolume_list=\"deb-vg\"\n\tmode = \"vg0\"\n}\n";
@@ -256,7 +272,9 @@ TEST(UuidTree, DebianWithGrub) {
   EXPECT_EQ(plan.changes.size(), 8U);
   EXPECT_THAT(plan.warnings, IsEmpty());
   for (const Change& change : plan.changes)
-    EXPECT_EQ(change.binary, change.path == "/etc/crypttab" || change.path == "/etc/lvm/backup/vg0") << change.path;
+    EXPECT_EQ(change.binary, change.kind == Change::Kind::write &&
+                                 (change.path == "/etc/crypttab" || change.path == "/etc/lvm/backup/vg0"))
+        << change.path;
 }
 
 TEST(UuidTree, VolumeGroupsByName) {
