@@ -341,6 +341,29 @@ bool renew_lvm_uuids(WritableImage& disk, Range range, const std::function<std::
   return true;
 }
 
+std::string rename_lvm_group(std::string_view text, std::string_view before, std::string_view after) {
+  std::string result(text);
+  std::size_t level = 0, begin = 0, end = 0; // of sections; of the last word
+  for (std::size_t at = 0; at < text.size(); at++) {
+    const char c = text[at];
+    if (c == '#') {
+      at = std::min(text.find('\n', at), text.size());
+    } else if (c == '"') {
+      while (++at < text.size() && text[at] != '"')
+        at += text[at] == '\\' ? 1 : 0;
+    } else if (c == '{') {
+      if (level++ == 0 && text.substr(begin, end - begin) == before)
+        return result.replace(begin, end - begin, after);
+    } else if (c == '}') {
+      level -= level > 0 ? 1 : 0;
+    } else if (std::isspace(static_cast<unsigned char>(c)) == 0) {
+      begin = at == end ? begin : at;
+      end = at + 1;
+    }
+  }
+  return result;
+}
+
 LvmGroup parse_lvm_metadata(std::string_view text) {
   const Section all = lvm_config::parse(text);
   require(all.sections.size() == 1 && all.text("contents") == "Text Format Volume Group" && all.number("version") == 1,

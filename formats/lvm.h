@@ -24,10 +24,16 @@ struct LvmMember {
 /// something about it is wrong.
 std::optional<LvmMember> read_lvm_member(const Image& disk, Range range);
 
-/// Replaces UUIDs in a physical volume's label and in the committed text of its metadata areas, checksums included;
-/// earlier texts that the areas still hold stay. `renew` gets the text, or one UUID, and gives it back in the same
-/// length. Its group must not be active anywhere. False when there is no label; Error IMAGE_CORRUPT as above.
+/// Replaces UUIDs in a physical volume's label and, with names, in the committed text of its metadata areas, checksums
+/// included; earlier texts that the areas still hold stay. `renew` gets the text, or one UUID, and gives it back in the
+/// same length. The text's sequence number stays, which says that all copies of one number are alike: give every
+/// physical volume of a group the same change, and the backup in the guest's /etc/lvm as well, which LVM else replaces.
+/// Its group must not be active anywhere. False when there is no label; Error IMAGE_CORRUPT as above.
 bool renew_lvm_uuids(WritableImage& disk, Range range, const std::function<std::string(const std::string&)>& renew);
+
+/// The text, or that of a file that vgcfgbackup(8) wrote, with another name of the group: the name of its one section,
+/// which nothing else in the text repeats.
+std::string rename_lvm_group(std::string_view text, std::string_view before, std::string_view after);
 
 /// A place on a physical volume.
 struct LvmStripe {

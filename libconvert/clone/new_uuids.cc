@@ -26,22 +26,33 @@ void warn_of_closed(const UuidSurvey& survey, std::vector<std::string>& warnings
           return d.device.source_name == "/dev/mapper/luks-" + container.device.uuid;
         }))
       warnings.push_back("what lies inside " + container.device.source_name +
-                         " keeps its UUIDs: the encrypted device was not opened");
+                         " keeps its UUIDs and names: the encrypted device was not opened");
 }
 
 /// Independent of the code that replaced: grep over the mounted guest. An initramfs still holds its old parts.
-void warn_of_leftovers(const ApplianceHandle& appliance, const std::vector<UuidChange>& changes,
-                       std::vector<std::string>& warnings) {
-  std::string command = "cd /sysroot && grep -rliF --exclude='initr*'";
-  for (const UuidChange& change : changes)
-    for (const auto& [before, after] : uuid_notations(change))
-      command += " -e " + ApplianceHandle::quote(before);
-  const std::string found = appliance.script(command + " etc boot efi 2>/dev/null; true");
+void warn_of_files_with(const ApplianceHandle& appliance, const std::string& patterns, const std::string& what,
+                        std::vector<std::string>& warnings) {
+  const std::string found =
+      appliance.script("cd /sysroot && grep -rl --exclude='initr*' " + patterns + " etc boot efi 2>/dev/null; true");
   for (std::size_t at = 0; at < found.size();) {
     const std::size_t end = std::min(found.find('\n', at), found.size());
-    warnings.push_back("/" + found.substr(at, end - at) + " still names an old UUID");
+    warnings.push_back("/" + found.substr(at, end - at) + " still names " + what);
     at = end + 1;
   }
+}
+
+void warn_of_leftovers(const ApplianceHandle& appliance, const UuidRenewal& renewal,
+                       std::vector<std::string>& warnings) {
+  std::string uuids = "-iF", devices = "-E";
+  for (const UuidChange& change : renewal.changes)
+    for (const auto& [before, after] : uuid_notations(change))
+      uuids += " -e " + ApplianceHandle::quote(before);
+  for (const GroupChange& group : renewal.groups)
+    for (const GroupNotation& notation : group_notations(group))
+      devices += " -e " + ApplianceHandle::quote(old_name_pattern(notation));
+  warn_of_files_with(appliance, uuids, "an old UUID", warnings);
+  if (!renewal.groups.empty())
+    warn_of_files_with(appliance, devices, "a volume group by its old name", warnings);
 }
 
 /// As in the device path of a boot entry: the first three fields in little-endian order (UEFI 2.10, appendix A).
@@ -74,26 +85,29 @@ UuidRenewal renew_uuids(const Machine& machine, const std::vector<Overlay*>& dis
   UuidRenewal renewal;
   std::vector<std::string> warnings;
   const UuidSurvey survey = survey_uuids(handle, machine);
-  const auto holders = without_those_in_grub(uuid_holders(survey, seed.empty() ? random_seed() : seed), info,
-                                             appliance.filesystem(), warnings);
+  const std::string used_seed = seed.empty() ? random_seed() : seed;
+  const auto holders = without_those_in_grub(uuid_holders(survey, used_seed), info, appliance.filesystem(), warnings);
+  renewal.groups =
+      without_those_in_grub(group_changes(survey, used_seed, warnings), info, appliance.filesystem(), warnings);
   check_uuid_tools(handle, holders);
   warn_of_closed(survey, warnings);
   for (const UuidHolder& holder : holders)
     renewal.changes.push_back(holder.change);
 
-  sink.stage("uuids", "renaming UUIDs in the guest's files");
-  const Step step{"new-uuids",
-                  [&](const GuestInfo& i, Draft& draft) { renew_uuids_in_files(i, renewal.changes, draft); }};
+  sink.stage("uuids", "renewing UUIDs and names in the guest's files");
+  const Step step{"new-uuids", [&](const GuestInfo& i, Draft& draft) {
+                    renew_uuids_in_files(i, {renewal.changes, renewal.groups}, draft);
+                  }};
   renewal.plan = make_plan(info, appliance.filesystem(), {step});
   apply_plan(renewal.plan, appliance.filesystem());
   appliance.unmount();
   stop.check();
 
   sink.stage("uuids", fmt::format("giving {} new UUIDs", holders.size()));
-  change_uuids(handle, holders);
-  check_changed(survey_uuids(handle, machine), holders);
+  change_uuids(handle, holders, renewal.groups);
+  check_changed(survey_uuids(handle, machine), holders, renewal.groups);
   appliance.remount();
-  warn_of_leftovers(handle, renewal.changes, warnings);
+  warn_of_leftovers(handle, renewal, warnings);
   appliance.unmount();
   appliance.shutdown();
   for (const auto& server : servers)

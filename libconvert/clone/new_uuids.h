@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // New UUIDs for everything on the disks of a clone: partition tables and partitions, LVM, LUKS, filesystems, swap;
-// together with all that names them in the guest. Original and clone can then be attached to one host. Volume groups
-// keep their names, which guests start from, and LVM activates none of two groups of one name: a guest whose root lies
-// in LVM does not start while it sees the original's disk as well.
+// together with all that names them in the guest. Volume groups get new names as well, since LVM activates none of two
+// groups of one name. Original and clone can then be attached to one host, or one of them to the other. A group that
+// GRUB for BIOS starts from keeps its name, with a warning.
 //
 // All or nothing: the disks are overlays, and after an Error the caller throws them away. Only a boot shows that the
 // guest agrees, so the overlays are to be merged after one. UUIDs of partitions inside a guest's own images, btrfs
@@ -11,7 +11,7 @@
 
 #include "base/events.h"
 #include "formats/overlay.h"
-#include "libconvert/clone/uuid_text.h"
+#include "libconvert/clone/group_text.h"
 #include "libconvert/guest/appliance.h"
 #include "libconvert/guest/plan.h"
 
@@ -23,13 +23,14 @@ namespace kvmport {
 
 struct UuidRenewal {
   std::vector<UuidChange> changes; ///< on the disks
-  Plan plan; ///< what changed in the guest's files; warnings tell what keeps or still names an old UUID
+  std::vector<GroupChange> groups; ///< volume groups that got another name
+  Plan plan; ///< what changed in the guest's files; warnings tell what keeps or still names an old UUID or name
 };
 
-/// Changes the disks, one overlay per machine.disks. New UUIDs follow from the old ones and `seed` (the clone's own
-/// UUID serves; empty: a random one). What lies in encrypted devices changes as far as options.keys open them. Takes
-/// one appliance: seconds with KVM, else about a minute. Errors: UUID_UNSUPPORTED (before anything changes),
-/// UUID_NOT_CHANGED, PROGRAM_MISSING, those of Appliance.
+/// Changes the disks, one overlay per machine.disks. New UUIDs and names follow from the old ones and `seed` (the
+/// clone's own UUID serves; empty: a random one). What lies in encrypted devices changes as far as options.keys open
+/// them. Takes one appliance: seconds with KVM, else about a minute. Errors: UUID_UNSUPPORTED (before anything
+/// changes), UUID_NOT_CHANGED, PROGRAM_MISSING, those of Appliance.
 UuidRenewal renew_uuids(const Machine& machine, const std::vector<Overlay*>& disks, const ApplianceOptions& options,
                         const std::string& seed, EventSink& sink, const StopToken& stop);
 

@@ -119,10 +119,10 @@ void change_content(const ApplianceHandle& appliance, const UuidHolder& holder) 
   }
 }
 
-/// Physical volumes hold the UUIDs of their group and its volumes as well.
-void change_lvm(const ApplianceHandle& appliance, const UuidHolder& holder, const std::vector<UuidChange>& changes) {
+/// Physical volumes hold the UUIDs of their group and its volumes as well, and their names.
+void change_lvm(const ApplianceHandle& appliance, const UuidHolder& holder, const Renaming& renaming) {
   ApplianceDevice volume(appliance, holder.device);
-  const auto renew = [&](const std::string& text) { return replace_uuids(text, changes); };
+  const auto renew = [&](const std::string& text) { return renamed_metadata(text, renaming); };
   if (!renew_lvm_uuids(volume, {0, volume.size()}, renew))
     throw Error("UUID_NOT_CHANGED", holder.device + " has no label of LVM");
 }
@@ -154,11 +154,12 @@ void check_uuid_tools(const ApplianceHandle& appliance, const std::vector<UuidHo
                 "it gives filesystems new UUIDs", "install libguestfs-xfs, gdisk, btrfs-progs and cryptsetup");
 }
 
-void change_uuids(const ApplianceHandle& appliance, const std::vector<UuidHolder>& holders) {
-  std::vector<UuidChange> lvm;
+void change_uuids(const ApplianceHandle& appliance, const std::vector<UuidHolder>& holders,
+                  const std::vector<GroupChange>& groups) {
+  Renaming lvm{{}, groups};
   for (const UuidHolder& holder : holders)
     if (holder.kind == Kind::lvm)
-      lvm.push_back(holder.change);
+      lvm.uuids.push_back(holder.change);
   std::set<std::string> tables;
   const auto all = [&](const std::function<void(const UuidHolder&)>& change) {
     for (const UuidHolder& holder : holders)

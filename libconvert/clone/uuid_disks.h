@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What on a machine's disks bears a UUID, and the giving of new ones, inside the libguestfs appliance: partition
-// tables, LVM, LUKS, filesystems and swap. Inner part of new_uuids.
+// What on a machine's disks bears a UUID, and the giving of new ones, and of new names to volume groups, inside the
+// libguestfs appliance: partition tables, LVM, LUKS, filesystems and swap. Inner part of new_uuids.
 #pragma once
 
 #include "formats/image.h"
-#include "libconvert/clone/uuid_text.h"
+#include "libconvert/clone/group_text.h"
 #include "libconvert/guest/inspect_devices.h"
 
 #include <string>
@@ -42,18 +42,28 @@ UuidSurvey parse_uuid_survey(std::string_view text);
 /// All that bear a UUID, each with the new one. Error UUID_UNSUPPORTED names the first that can't get one.
 std::vector<UuidHolder> uuid_holders(const UuidSurvey& survey, const std::string& seed);
 
+/// All volume groups, each with its new name. A warning for one that can't get one.
+std::vector<GroupChange> group_changes(const UuidSurvey& survey, const std::string& seed,
+                                       std::vector<std::string>& warnings);
+
 /// Without what GRUB's core image for BIOS may have built in: the volume group and volume, or the LUKS header, that
 /// /boot lies in, and what its load.cfg looks for. Each is a warning. `guest`: the mounted tree.
 std::vector<UuidHolder> without_those_in_grub(std::vector<UuidHolder> holders, const GuestInfo& info,
                                               const GuestFilesystem& guest, std::vector<std::string>& warnings);
 
+/// The same for the names of groups: of the one that /boot lies in, and what its load.cfg names.
+std::vector<GroupChange> without_those_in_grub(std::vector<GroupChange> groups, const GuestInfo& info,
+                                               const GuestFilesystem& guest, std::vector<std::string>& warnings);
+
 /// Error PROGRAM_MISSING when the appliance lacks a tool for one of these.
 void check_uuid_tools(const ApplianceHandle& appliance, const std::vector<UuidHolder>& holders);
 /// Changes the disks; nothing of the guest may be mounted. Volumes may stay active: the next kernel that sees the disks
 /// knows them by their new UUIDs. Errors: UUID_NOT_CHANGED names what.
-void change_uuids(const ApplianceHandle& appliance, const std::vector<UuidHolder>& holders);
-/// Error UUID_NOT_CHANGED when a survey shows an old UUID, or not a new one.
-void check_changed(const UuidSurvey& survey, const std::vector<UuidHolder>& holders);
+void change_uuids(const ApplianceHandle& appliance, const std::vector<UuidHolder>& holders,
+                  const std::vector<GroupChange>& groups);
+/// Error UUID_NOT_CHANGED when a survey shows an old UUID or name of a group, or not a new one.
+void check_changed(const UuidSurvey& survey, const std::vector<UuidHolder>& holders,
+                   const std::vector<GroupChange>& groups);
 
 /// "ABCD-1234" into a FAT filesystem's boot sector and the backup of that (Microsoft, "FAT: General Overview of On-Disk
 /// Format" 1.03). Error UUID_UNSUPPORTED when it has no place for one.

@@ -20,7 +20,7 @@ using linux_guest::lower;
 constexpr std::uint64_t most_config = 1U << 20, most_program = 256U << 20, most_in_all = 512U << 20;
 constexpr int most_levels = 16;
 constexpr std::size_t most_files = 50000;
-constexpr const char* why = "it names disks, volumes or filesystems by UUIDs that only the original has";
+constexpr const char* why = "it names disks, volumes or filesystems as only the original calls them";
 
 /// Files and links below directories.
 struct Found {
@@ -62,50 +62,50 @@ std::string version_for(const GuestInfo& info, const std::string& initramfs) {
 }
 
 /// GRUB and unified kernels have configuration built in, not compressed.
-void renew_program(const std::string& path, const std::vector<UuidChange>& changes, Draft& draft) {
+void renew_program(const std::string& path, const Renaming& renaming, Draft& draft) {
   const std::string before = draft.guest().read(path, most_program);
-  const std::string after = replace_uuids(before, changes);
+  const std::string after = renamed_text(path, before, renaming);
   if (after == before)
     return;
   if (linux_guest::pe_signed(before))
-    throw Error("UUID_UNSUPPORTED", "the signed boot program " + path + " names a UUID of the guest's disks",
+    throw Error("UUID_UNSUPPORTED", "the signed boot program " + path + " names disks or volumes of the guest",
                 "a change would void its signature, and without one it would look for the original's disk",
                 "clone the guest without new UUIDs");
-  draft.write(path, after, "the boot program has a UUID built in that only the original has");
+  draft.write(path, after, "the boot program has names built in that only the original's disks have");
 }
 
-void renew_file(const Found& file, const std::vector<UuidChange>& changes, Draft& draft) {
+void renew_file(const Found& file, const Renaming& renaming, Draft& draft) {
   if (file.stat.size > most_config || is_grub_module(file.path))
     return;
   const auto before = draft.try_read(file.path);
-  const std::string after = before ? replace_uuids(*before, changes) : std::string();
+  const std::string after = before ? renamed_text(file.path, *before, renaming) : std::string();
   if (!before || after == *before)
     return;
   if (before->find('\0') != std::string::npos)
-    draft.warn(file.path + " names an old UUID and is no text: it stays as it is");
+    draft.warn(file.path + " names an old UUID or volume group and is no text: it stays as it is");
   else
     identity::write_discreetly(draft, file.path, after, why);
 }
 
-void renew_link(const std::string& path, const std::vector<UuidChange>& changes, Draft& draft) {
-  const std::string target = draft.readlink(path), renewed = replace_uuids(target, changes);
+void renew_link(const std::string& path, const Renaming& renaming, Draft& draft) {
+  const std::string target = draft.readlink(path), renewed = renamed_path(target, renaming);
   if (renewed != target)
     draft.symlink(renewed, path, why);
 }
 
 /// Units are called after devices ("dev-disk-by\x2duuid-….swap"), and so are directories with their settings.
-void renew_name(const std::string& path, const std::vector<UuidChange>& changes, Draft& draft) {
-  const std::string renewed = replace_uuids(path, changes);
+void renew_name(const std::string& path, const Renaming& renaming, Draft& draft) {
+  const std::string renewed = renamed_path(path, renaming);
   if (renewed == path)
     return;
-  const std::string reason = "it is called after a UUID that only the original has";
+  const std::string reason = "it is called after what only the original's disks have";
   draft.rename(path, renewed, reason);
   for (std::string above = guest_path::parent(path);
-       above != replace_uuids(above, changes) && draft.list(above).empty(); above = guest_path::parent(above))
+       above != renamed_path(above, renaming) && draft.list(above).empty(); above = guest_path::parent(above))
     draft.remove_directory(above, reason);
 }
 
-/// Where names of UUIDs are looked for: directories that the guest has.
+/// Where old names are looked for: directories that the guest has.
 std::vector<std::string> uuid_directories(const GuestInfo& info, const Draft& draft) {
   std::vector<std::string> all{"/etc", "/boot", "/efi", "/usr/lib/systemd/system", "/usr/lib/dracut/dracut.conf.d"};
   for (const std::string& esp : linux_guest::esp_directories(info, draft))
@@ -117,7 +117,7 @@ std::vector<std::string> uuid_directories(const GuestInfo& info, const Draft& dr
 
 } // namespace
 
-void renew_uuids_in_files(const GuestInfo& info, const std::vector<UuidChange>& changes, Draft& draft) {
+void renew_uuids_in_files(const GuestInfo& info, const Renaming& renaming, Draft& draft) {
   std::vector<Found> found;
   for (const std::string& directory : uuid_directories(info, draft))
     walk(draft, directory, 0, found);
@@ -125,20 +125,20 @@ void renew_uuids_in_files(const GuestInfo& info, const std::vector<UuidChange>& 
   for (const Found& file : found) {
     const bool in_boot = !file.path.starts_with("/etc/") && !file.path.starts_with("/usr/");
     if (file.stat.type == FileType::symlink)
-      renew_link(file.path, changes, draft);
+      renew_link(file.path, renaming, draft);
     else if (file.stat.type != FileType::regular || file.stat.size == 0)
       continue;
     else if (in_boot && is_initramfs(info, file.path))
-      renew_uuids_in_initramfs(file.path, version_for(info, file.path), changes, draft);
+      renew_uuids_in_initramfs(file.path, version_for(info, file.path), renaming, draft);
     else if (in_boot && lower(file.path).ends_with(".efi"))
-      renew_program(file.path, changes, draft);
+      renew_program(file.path, renaming, draft);
     else if ((read += std::min(file.stat.size, most_config)) <= most_in_all)
-      renew_file(file, changes, draft);
+      renew_file(file, renaming, draft);
   }
   if (found.size() >= most_files || read > most_in_all)
-    draft.warn("there is too much in /etc and /boot: not all was searched for old UUIDs");
+    draft.warn("there is too much in /etc and /boot: not all was searched for old UUIDs and names");
   for (const Found& file : found)
-    renew_name(file.path, changes, draft);
+    renew_name(file.path, renaming, draft);
 }
 
 } // namespace kvmport

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// UUIDs inside an initramfs: resume device, crypttab, dracut's command lines and the devices that it waits for, which
-// it names in the names of files (devexists-….sh) and units (dev-disk-by\x2duuid-….device).
+// UUIDs and volume groups inside an initramfs: resume device, crypttab, dracut's command lines and the devices that it
+// waits for, which it names in the names of files (devexists-….sh) and units (dev-disk-by\x2duuid-….device).
 #include "base/error.h"
 #include "libconvert/clone/uuid_files.h"
 #include "libconvert/guest/linux/initramfs_part.h"
@@ -18,7 +18,7 @@ using linux_guest::InitramfsPart;
 /// Configuration is smaller; programs and modules that are not are told by their first bytes.
 constexpr std::uint64_t most_config = 256U << 10, most_initramfs = 1ULL << 30;
 
-/// Something that names an old UUID, as it shall be.
+/// Something that names an old one, as it shall be.
 struct Renewed {
   std::string name, content;
   CpioEntry entry;
@@ -32,8 +32,8 @@ void add_directories(const std::string& name, std::set<std::string>& made, linux
   writer.directory(directory);
 }
 
-/// What of the image names an old UUID, by name.
-std::map<std::string, Renewed> find_in(std::string_view image, const std::vector<UuidChange>& changes,
+/// What of the image names an old one, by name.
+std::map<std::string, Renewed> find_in(std::string_view image, const Renaming& renaming,
                                        std::set<std::string>& directories, std::vector<InitramfsPart>& parts) {
   std::map<std::string, Renewed> renewed;
   parts = linux_guest::walk_initramfs(image, [&](const CpioEntry& entry, const std::function<std::string()>& content) {
@@ -45,7 +45,7 @@ std::map<std::string, Renewed> find_in(std::string_view image, const std::vector
     const std::string before = content();
     if (before.find('\0') != std::string::npos)
       return;
-    Renewed now{replace_uuids(entry.name, changes), replace_uuids(before, changes), entry};
+    Renewed now{renamed_path(entry.name, renaming), renamed_text(entry.name, before, renaming), entry};
     const bool overwritten = entry.is_file() && before.empty(); // by us, for an earlier clone
     if (!overwritten && (now.name != entry.name || now.content != before))
       renewed[entry.name] = std::move(now);
@@ -71,18 +71,18 @@ std::string archive_of(const std::map<std::string, Renewed>& renewed, std::set<s
 
 } // namespace
 
-void renew_uuids_in_initramfs(const std::string& path, const std::string& version,
-                              const std::vector<UuidChange>& changes, Draft& draft) {
+void renew_uuids_in_initramfs(const std::string& path, const std::string& version, const Renaming& renaming,
+                              Draft& draft) {
   const std::string image = draft.guest().read(path, most_initramfs);
   std::set<std::string> directories;
   std::vector<InitramfsPart> parts;
   std::map<std::string, Renewed> renewed;
   try {
-    renewed = find_in(image, changes, directories, parts);
+    renewed = find_in(image, renaming, directories, parts);
   } catch (const Error& error) {
     if (error.code() != "INITRAMFS_UNREADABLE")
       throw;
-    draft.warn(path + ": " + error.summary() + "; UUIDs in it, if there are any, stay");
+    draft.warn(path + ": " + error.summary() + "; UUIDs and volume groups in it, if there are any, stay");
     return;
   }
   if (renewed.empty())
@@ -91,7 +91,7 @@ void renew_uuids_in_initramfs(const std::string& path, const std::string& versio
   for (const auto& [name, now] : renewed)
     names += (names.empty() ? "" : ", ") + name;
   linux_guest::append_to_initramfs(path, version, image, parts, archive_of(renewed, directories),
-                                   "files in the initramfs name old UUIDs: " + names, draft);
+                                   "files in the initramfs name what only the original has: " + names, draft);
 }
 
 } // namespace kvmport

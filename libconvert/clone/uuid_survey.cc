@@ -145,7 +145,33 @@ std::vector<UuidHolder> uuid_holders(const UuidSurvey& survey, const std::string
   return Collector(survey, seed).collect();
 }
 
-void check_changed(const UuidSurvey& survey, const std::vector<UuidHolder>& holders) {
+std::vector<GroupChange> group_changes(const UuidSurvey& survey, const std::string& seed,
+                                       std::vector<std::string>& warnings) {
+  std::map<std::string, std::vector<std::string>> groups; // with their volumes
+  std::set<std::string> taken;
+  for (const UuidSurvey::Lvm& one : survey.lvm) {
+    const std::string name = one.volume.substr(0, one.volume.find('/'));
+    if (name.empty())
+      continue;
+    taken.insert(name);
+    groups.try_emplace(name);
+    if (name != one.volume)
+      groups[name].push_back(one.volume.substr(name.size() + 1));
+  }
+  std::vector<GroupChange> changes;
+  for (const auto& [name, volumes] : groups) {
+    const std::string renamed = derive_group_name(name, seed, taken);
+    if (renamed.empty())
+      warnings.push_back("volume group " + name + " keeps its name: no other of its form is left");
+    else
+      changes.push_back({name, renamed, volumes});
+    taken.insert(renamed);
+  }
+  return changes;
+}
+
+void check_changed(const UuidSurvey& survey, const std::vector<UuidHolder>& holders,
+                   const std::vector<GroupChange>& groups) {
   std::set<std::string> there;
   for (const FoundDevice& found : survey.devices)
     there.insert({found.device.uuid, found.device.part_uuid});
@@ -157,6 +183,13 @@ void check_changed(const UuidSurvey& survey, const std::vector<UuidHolder>& hold
     if (there.contains(change.before) || !there.contains(change.after))
       throw Error("UUID_NOT_CHANGED", "the UUID of " + change.what + " did not change",
                   change.before + " should have become " + change.after);
+  std::set<std::string> names;
+  for (const auto& one : survey.lvm)
+    names.insert(one.volume);
+  for (const GroupChange& group : groups)
+    if (names.contains(group.before) || !names.contains(group.after))
+      throw Error("UUID_NOT_CHANGED", "the name of volume group " + group.before + " did not change",
+                  "it should have become " + group.after);
 }
 
 } // namespace kvmport

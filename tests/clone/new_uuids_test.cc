@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// New UUIDs without an appliance: texts in every notation, guests' trees, initramfs images, sectors and LVM's labels,
-// NVRAM, and what the survey of the disks makes of an answer.
+// New UUIDs and names of volume groups without an appliance: texts in every notation, guests' trees, initramfs images,
+// sectors and LVM's labels, NVRAM, and what the survey of the disks makes of an answer.
 #include "base/error.h"
 #include "base/file.h"
+#include "base/process.h"
 #include "formats/partitions.h"
 #include "libconvert/clone/new_uuids.h"
 #include "libconvert/clone/uuid_disks.h"
@@ -31,6 +32,9 @@ const std::vector<UuidChange> changes{
     {"partition table of disk 0", "612e9c80", "f1d8a2cf"},
     {"volume group vg0", "oO8Nsr-aB1c-dE2f-gH3i-jK4l-mN5o-pQ6rSt", "Zz9Yx8-Ww7V-Uu6T-Ss5R-Qq4P-Oo3N-Mm2LkJ"},
     {"logical volume vg0/root", "vhyyIW-0001-0002-0003-0004-0005-abcdef", "kLmNoP-1111-2222-3333-4444-5555-qwerty"}};
+
+const std::vector<GroupChange> groups{{"vg0", "7k3", {"root", "swap", "a-b", "home"}}, {"deb-vg", "d4b-2m", {"root"}}};
+const Renaming renaming{changes, groups};
 
 struct TextCase {
   const char *name, *before, *after;
@@ -80,6 +84,121 @@ INSTANTIATE_TEST_SUITE_P(
         TextCase{"another", "UUID=00000000-0001-4002-8003-aabbccddeeff", "UUID=00000000-0001-4002-8003-aabbccddeeff"}),
     [](const auto& info) { return std::string(info.param.name); });
 
+class GroupText : public testing::TestWithParam<TextCase> {};
+
+TEST_P(GroupText, IsRenamedWhereItMeansAGroup) {
+  EXPECT_EQ(renamed_text("/etc/file", GetParam().before, renaming), GetParam().after);
+  EXPECT_EQ(renamed_text("/etc/file", GetParam().after, renaming), GetParam().after);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, GroupText,
+    testing::Values(
+        TextCase{"path", "/dev/vg0/root / ext4", "/dev/7k3/root / ext4"},
+        TextCase{"path_with_dash", "/dev/deb-vg/root", "/dev/d4b-2m/root"},
+        TextCase{"path_below_sysroot", "mount /sysroot/dev/vg0/swap;", "mount /sysroot/dev/7k3/swap;"},
+        TextCase{"path_of_no_volume", "/dev/vg0/other", "/dev/vg0/other"},
+        TextCase{"path_that_ends_with_it", "/dev/my/vg0/root", "/dev/my/vg0/root"},
+        TextCase{"mapper", "root=/dev/mapper/vg0-root ro", "root=/dev/mapper/7k3-root ro"},
+        TextCase{"mapper_doubled", "/dev/mapper/vg0-a--b /dev/mapper/deb--vg-root",
+                 "/dev/mapper/7k3-a--b /dev/mapper/d4b--2m-root"},
+        TextCase{"mapper_of_crypt", "/dev/mapper/vg0-home_crypt", "/dev/mapper/vg0-home_crypt"},
+        TextCase{"mapper_of_another_group", "/dev/mapper/vg0--root-root", "/dev/mapper/vg0--root-root"},
+        TextCase{"by_id", "/dev/disk/by-id/dm-name-vg0-swap", "/dev/disk/by-id/dm-name-7k3-swap"},
+        TextCase{"grub", "set root='lvm/vg0-root'", "set root='lvm/7k3-root'"},
+        TextCase{"grub_prefix", "(lvm/deb--vg-root)/boot/grub", "(lvm/d4b--2m-root)/boot/grub"},
+        TextCase{"grub_hints", "--hint='lvm/vg0-root'  1a2b", "--hint='lvm/7k3-root'  1a2b"},
+        TextCase{"dracut", "rd.lvm.lv=vg0/root rd.lvm.lv=deb-vg/root rd.lvm.vg=vg0",
+                 "rd.lvm.lv=7k3/root rd.lvm.lv=d4b-2m/root rd.lvm.vg=7k3"},
+        TextCase{"dracut_old", "rd_LVM_LV=vg0/root rd_LVM_VG=vg0", "rd_LVM_LV=7k3/root rd_LVM_VG=7k3"},
+        TextCase{"dracut_other_group", "rd.lvm.vg=vg01 rd.lvm.lv=vg01/root", "rd.lvm.vg=vg01 rd.lvm.lv=vg01/root"},
+        TextCase{"dracut_hook", R"(devexists-\x2fdev\x2fmapper\x2fvg0-root.sh devexists-\x2fdev\x2fvg0\x2froot.sh)",
+                 R"(devexists-\x2fdev\x2fmapper\x2f7k3-root.sh devexists-\x2fdev\x2f7k3\x2froot.sh)"},
+        TextCase{"resume", "RESUME=/dev/mapper/vg0-swap\n", "RESUME=/dev/mapper/7k3-swap\n"},
+        TextCase{"unit", R"(dev-mapper-vg0\x2droot.device dev-mapper-deb\x2d\x2dvg\x2droot.device)",
+                 R"(dev-mapper-7k3\x2droot.device dev-mapper-d4b\x2d\x2d2m\x2droot.device)"},
+        TextCase{"unit_of_volume_with_dash", R"(dev-mapper-vg0\x2da\x2d\x2db.swap)",
+                 R"(dev-mapper-7k3\x2da\x2d\x2db.swap)"},
+        TextCase{"unit_of_crypt", R"(dev-mapper-vg0\x2droot\x2dx.device)", R"(dev-mapper-vg0\x2droot\x2dx.device)"},
+        TextCase{"unit_of_path", R"(systemd-fsck@dev-vg0-root.service dev-deb\x2dvg-root.device)",
+                 R"(systemd-fsck@dev-7k3-root.service dev-d4b\x2d2m-root.device)"},
+        TextCase{"unit_of_id", R"(dev-disk-by\x2did-dm\x2dname\x2dvg0\x2dswap.swap)",
+                 R"(dev-disk-by\x2did-dm\x2dname\x2d7k3\x2dswap.swap)"},
+        TextCase{"cryptroot", "target=r,source=/dev/mapper/vg0-root,lvm=vg0-root", // Debian's before buster
+                 "target=r,source=/dev/mapper/7k3-root,lvm=7k3-root"},
+        TextCase{"udev", R"(ENV{DM_VG_NAME}=="vg0", ENV{DM_NAME}=="vg0-root")",
+                 R"(ENV{DM_VG_NAME}=="7k3", ENV{DM_NAME}=="7k3-root")"},
+        TextCase{"uuid_beside_it", "LVM2 oO8Nsr-aB1c-dE2f-gH3i-jK4l-mN5o-pQ6rSt /dev/vg0/root",
+                 "LVM2 Zz9Yx8-Ww7V-Uu6T-Ss5R-Qq4P-Oo3N-Mm2LkJ /dev/7k3/root"},
+        TextCase{"bare_word", "host vg0 and vg0/root and vg0-root in /srv/vg0/root",
+                 "host vg0 and vg0/root and vg0-root in /srv/vg0/root"},
+        TextCase{"list_elsewhere", R"(volume_list = [ "vg0" ])", R"(volume_list = [ "vg0" ])"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST_P(GroupText, IsFoundBeforeAndNotAfter) {
+  std::vector<std::string> grep{"grep", "-cE"};
+  for (const GroupChange& group : groups)
+    for (const GroupNotation& notation : group_notations(group))
+      grep.insert(grep.end(), {"-e", old_name_pattern(notation)});
+  TempDir dir;
+  const fs::path file = dir.path() / "file";
+  grep.push_back(file);
+  const auto [name, before, after] = GetParam();
+  write_file_durably(file, before);
+  EXPECT_EQ(run_process(grep, std::chrono::seconds(10)).exit_code, std::string(before) == after ? 1 : 0);
+  write_file_durably(file, after);
+  EXPECT_EQ(run_process(grep, std::chrono::seconds(10)).exit_code, 1);
+}
+
+TEST(GroupFile, OfLvmNamesGroupsBySyntax) {
+  const std::string conf = "# volume_list = [ \"vg0\" ]\nactivation {\n\tauto_activation_volume_list = [ \"vg0\",\n\t"
+                           "\"vg0/root\", \"vg01\", \"@vg0\" ]\n\tvolume_list=\"deb-vg\"\n\tmode = \"vg0\"\n}\n";
+  EXPECT_EQ(renamed_text("etc/lvm/lvm.conf", conf, renaming),
+            "# volume_list = [ \"vg0\" ]\nactivation {\n\tauto_activation_volume_list = [ \"7k3\",\n\t"
+            "\"7k3/root\", \"vg01\", \"@vg0\" ]\n\tvolume_list=\"d4b-2m\"\n\tmode = \"vg0\"\n}\n");
+  for (const char* odd : {"volume_list", "volume_list = ", "volume_list = [", "volume_list = [ \"vg0"})
+    EXPECT_EQ(renamed_text("/etc/lvm/lvm.conf", odd, renaming), odd);
+
+  const std::string backup = "# vg0 {\ncontents = \"Text Format Volume Group\"\ndescription = \"vg0 { \\\" vg0 {\"\n"
+                             "vg0 {\n\tphysical_volumes {\n\t\tvg0 {\n\t\t\tdevice = \"/dev/vg0/root\"\n}}}\n";
+  EXPECT_EQ(renamed_text("/etc/lvm/backup/vg0", backup, renaming),
+            "# vg0 {\ncontents = \"Text Format Volume Group\"\ndescription = \"vg0 { \\\" vg0 {\"\n"
+            "7k3 {\n\tphysical_volumes {\n\t\tvg0 {\n\t\t\tdevice = \"/dev/7k3/root\"\n}}}\n");
+}
+
+TEST(GroupPath, IsRenamedInUnitsAndBackups) {
+  for (const auto& [before, after] : std::map<std::string, std::string>{
+           {"/etc/lvm/backup/vg0", "/etc/lvm/backup/7k3"},
+           {"/etc/lvm/backup/vg01", "/etc/lvm/backup/vg01"},
+           {"/etc/lvm/archive/vg0_00012-123.vg", "/etc/lvm/archive/7k3_00012-123.vg"},
+           {"/etc/lvm/archive/vg0_1_00012-123.vg", "/etc/lvm/archive/vg0_1_00012-123.vg"},
+           {"/srv/backup/vg0", "/srv/backup/vg0"},
+           {"vg0", "vg0"},
+           {"/dev/mapper/vg0-root", "/dev/mapper/7k3-root"},
+           {R"(/etc/systemd/system/dev-mapper-vg0\x2dswap.swap)",
+            R"(/etc/systemd/system/dev-mapper-7k3\x2dswap.swap)"}})
+    EXPECT_EQ(renamed_path(before, renaming), after);
+}
+
+TEST(DeriveGroupName, KeepsTheFormAndIsNobodyElses) {
+  const auto derive = [](const std::string& name, const std::set<std::string>& taken = {}) {
+    return derive_group_name(name, "seed", taken);
+  };
+  for (const std::string name : {"vg0", "debian-vg", "VolGroup00", "a", "x+y.z", "-a-"}) {
+    const std::string derived = derive(name);
+    ASSERT_EQ(derived.size(), name.size());
+    EXPECT_NE(derived, name);
+    EXPECT_EQ(derived, derive(name));
+    EXPECT_TRUE(name.size() < 3 || derived != derive_group_name(name, "another seed", {}));
+    for (std::size_t i = 0; i < name.size(); i++)
+      EXPECT_EQ(std::isalnum(name[i]) != 0, std::isalnum(derived[i]) != 0 && derived[i] != '-') << derived;
+    EXPECT_NE(derive(name, {derived}), derived);
+  }
+  EXPECT_TRUE(derive("VolGroup00").starts_with("VolGr"));
+  EXPECT_EQ(derive("_._"), "");
+  EXPECT_EQ(derive("a", {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}), "");
+}
+
 TEST(DeriveUuid, KeepsTheFormAndFollowsFromOldAndSeed) {
   for (const UuidChange& change : changes) {
     const std::string derived = derive_uuid(change.before, "seed");
@@ -101,7 +220,7 @@ std::string grubenv(const std::string& lines) {
 }
 
 Plan renew(CloneTree& tree, const GuestInfo& info = {}) {
-  const Step step{"new-uuids", [](const GuestInfo& i, Draft& draft) { renew_uuids_in_files(i, changes, draft); }};
+  const Step step{"new-uuids", [](const GuestInfo& i, Draft& draft) { renew_uuids_in_files(i, renaming, draft); }};
   Plan plan = make_plan(info, tree.filesystem(), {step});
   apply_plan(plan, tree.filesystem());
   return plan;
@@ -117,6 +236,18 @@ std::string cpio(const std::map<std::string, std::string>& files) {
   for (const auto& [name, content] : files)
     writer.file(name, content);
   return writer.finish();
+}
+
+std::string efi_program(const std::string& text, bool is_signed) {
+  std::string image(0x400, '\0');
+  image.replace(0, 2, "MZ");
+  image[0x3c] = '\x40';
+  image.replace(0x40, 2, "PE");
+  image[0x58] = '\x0b'; // PE32+
+  image[0x59] = '\x02';
+  image[0x58 + 108] = 16;
+  image[0x58 + 112 + 4 * 8 + 4] = is_signed ? 8 : 0;
+  return image + text + std::string(64, '\0');
 }
 
 TEST(UuidTree, DebianWithGrub) {
@@ -135,13 +266,59 @@ TEST(UuidTree, DebianWithGrub) {
   EXPECT_THAT(tree.read("/etc/crypttab"), HasSubstr(new_swap));
   EXPECT_THAT(tree.read("/etc/default/grub"), HasSubstr(new_swap));
   EXPECT_THAT(tree.read("/etc/initramfs-tools/conf.d/resume"), HasSubstr(new_swap));
-  EXPECT_THAT(tree.read("/etc/lvm/backup/vg0"), HasSubstr("Zz9Yx8-"));
+  EXPECT_THAT(tree.read("/etc/lvm/backup/7k3"), HasSubstr("Zz9Yx8-"));
   EXPECT_THAT(tree.read("/boot/grub/grub.cfg"), HasSubstr(new_root));
   EXPECT_THAT(tree.read("/boot/efi/EFI/debian/grub.cfg"), HasSubstr(new_root));
-  EXPECT_EQ(plan.changes.size(), 7U);
+  EXPECT_EQ(plan.changes.size(), 8U);
   EXPECT_THAT(plan.warnings, IsEmpty());
   for (const Change& change : plan.changes)
-    EXPECT_EQ(change.binary, change.path == "/etc/crypttab" || change.path == "/etc/lvm/backup/vg0") << change.path;
+    EXPECT_EQ(change.binary, change.kind == Change::Kind::write &&
+                                 (change.path == "/etc/crypttab" || change.path == "/etc/lvm/backup/vg0"))
+        << change.path;
+}
+
+TEST(UuidTree, VolumeGroupsByName) {
+  const std::string unit = R"(/etc/systemd/system/dev-mapper-vg0\x2dswap.swap)",
+                    renamed = R"(/etc/systemd/system/dev-mapper-7k3\x2dswap.swap)";
+  const std::string metadata = "vg0 {\nid = \"x\"\n}\ncontents = \"Text Format Volume Group\"\n";
+  CloneTree tree;
+  tree.file("/etc/fstab", "/dev/mapper/vg0-root / ext4\n/dev/vg0/swap none swap\n")
+      .file("/etc/crypttab", "vg0-home_crypt /dev/vg0/home none luks\n", 0600)
+      .file("/etc/default/grub", "GRUB_CMDLINE_LINUX=\"resume=/dev/mapper/vg0-swap rd.lvm.lv=vg0/root\"\n")
+      .file("/etc/lvm/backup/vg0", metadata, 0600)
+      .file("/etc/lvm/archive/vg0_00000-1.vg", metadata, 0600)
+      .file("/etc/hosts", "10.0.0.1 vg0\n")
+      .file(unit, "[Swap]\nWhat=/dev/mapper/vg0-swap\n")
+      .link("../dev-mapper-vg0\\x2dswap.swap", "/etc/systemd/system/swap.target.wants/dev-mapper-vg0\\x2dswap.swap")
+      .file("/boot/grub/grub.cfg", "set root='lvm/vg0-root'\nlinux /vmlinuz root=/dev/mapper/vg0-root ro\n")
+      .file("/boot/grub/grubenv", grubenv("kernelopts=root=/dev/mapper/vg0-root ro\n"))
+      .file("/boot/loader/entries/a.conf", "options root=/dev/mapper/vg0-root\n")
+      .file("/boot/efi/EFI/debian/grub.cfg", "set prefix=(lvm/vg0-root)/boot/grub\n")
+      .file("/boot/efi/EFI/debian/grubx64.efi", efi_program("(lvm/vg0-root)/boot/grub", false))
+      .file("/boot/initrd.img-6.1.0", cpio({{"conf/conf.d/resume", "RESUME=/dev/mapper/vg0-swap\n"},
+                                            {"cryptroot/crypttab", "r /dev/mapper/vg0-root none luks\n"},
+                                            {"etc/lvm/lvm.conf", "volume_list = [\"vg0\"]\n"}}));
+  const Plan plan = renew(tree);
+  EXPECT_EQ(tree.read("/etc/fstab"), "/dev/mapper/7k3-root / ext4\n/dev/7k3/swap none swap\n");
+  EXPECT_EQ(tree.read("/etc/crypttab"), "vg0-home_crypt /dev/7k3/home none luks\n");
+  EXPECT_EQ(tree.read("/etc/default/grub"), "GRUB_CMDLINE_LINUX=\"resume=/dev/mapper/7k3-swap rd.lvm.lv=7k3/root\"\n");
+  EXPECT_EQ(tree.read("/etc/lvm/backup/7k3").substr(0, 5), "7k3 {");
+  EXPECT_EQ(tree.read("/etc/lvm/archive/7k3_00000-1.vg").substr(0, 5), "7k3 {");
+  EXPECT_FALSE(tree.exists("/etc/lvm/backup/vg0"));
+  EXPECT_EQ(tree.read("/etc/hosts"), "10.0.0.1 vg0\n");
+  EXPECT_EQ(tree.read(renamed), "[Swap]\nWhat=/dev/mapper/7k3-swap\n");
+  EXPECT_EQ(tree.read("/etc/systemd/system/swap.target.wants/dev-mapper-7k3\\x2dswap.swap"), tree.read(renamed));
+  EXPECT_EQ(tree.read("/boot/grub/grub.cfg"), "set root='lvm/7k3-root'\nlinux /vmlinuz root=/dev/mapper/7k3-root ro\n");
+  EXPECT_EQ(tree.read("/boot/grub/grubenv"), grubenv("kernelopts=root=/dev/mapper/7k3-root ro\n"));
+  EXPECT_EQ(tree.read("/boot/loader/entries/a.conf"), "options root=/dev/mapper/7k3-root\n");
+  EXPECT_EQ(tree.read("/boot/efi/EFI/debian/grub.cfg"), "set prefix=(lvm/7k3-root)/boot/grub\n");
+  EXPECT_EQ(tree.read("/boot/efi/EFI/debian/grubx64.efi"), efi_program("(lvm/7k3-root)/boot/grub", false));
+  const linux_guest::InitramfsTree initramfs(tree.read("/boot/initrd.img-6.1.0"),
+                                             [](const std::string&) { return true; });
+  EXPECT_EQ(*initramfs.content("conf/conf.d/resume"), "RESUME=/dev/mapper/7k3-swap\n");
+  EXPECT_EQ(*initramfs.content("cryptroot/crypttab"), "r /dev/mapper/7k3-root none luks\n");
+  EXPECT_EQ(*initramfs.content("etc/lvm/lvm.conf"), "volume_list = [\"7k3\"]\n");
+  EXPECT_THAT(plan.warnings, IsEmpty());
 }
 
 TEST(UuidTree, DracutWithLoaderEntriesAndUnitsCalledAfterDevices) {
@@ -174,18 +351,6 @@ TEST(UuidTree, DracutWithLoaderEntriesAndUnitsCalledAfterDevices) {
       "/etc/systemd/system/swap.target.wants/" + std::string(fs::path(new_unit).filename()) + ".swap";
   EXPECT_THAT(tree.read(wanted), HasSubstr(new_swap));
   EXPECT_THAT(plan.warnings, IsEmpty());
-}
-
-std::string efi_program(const std::string& text, bool is_signed) {
-  std::string image(0x400, '\0');
-  image.replace(0, 2, "MZ");
-  image[0x3c] = '\x40';
-  image.replace(0x40, 2, "PE");
-  image[0x58] = '\x0b'; // PE32+
-  image[0x59] = '\x02';
-  image[0x58 + 108] = 16;
-  image[0x58 + 112 + 4 * 8 + 4] = is_signed ? 8 : 0;
-  return image + text + std::string(64, '\0');
 }
 
 TEST(UuidTree, SystemdBootAndProgramsOnTheEsp) {
@@ -396,13 +561,27 @@ TEST(UuidHolders, AreRefusedWhenTheyCantChange) {
   }
 }
 
+TEST(UuidHolders, GroupsGetNewNames) {
+  std::vector<std::string> warnings;
+  const auto changed = group_changes(lvm_survey(), "seed", warnings);
+  ASSERT_EQ(changed.size(), 1U);
+  EXPECT_EQ(changed[0].before, "vg0");
+  EXPECT_EQ(changed[0].after, derive_group_name("vg0", "seed", {"vg0"}));
+  EXPECT_THAT(changed[0].volumes, ElementsAre("root", "pool_tmeta"));
+  EXPECT_THROW(check_changed(lvm_survey(), {}, changed), Error);
+  EXPECT_NO_THROW(check_changed(parse_uuid_survey("@vg x " + changed[0].after), {}, changed));
+  EXPECT_THAT(warnings, IsEmpty());
+  EXPECT_THAT(group_changes(parse_uuid_survey("@vg x _"), "seed", warnings), IsEmpty());
+  EXPECT_THAT(warnings, ElementsAre(HasSubstr("volume group _")));
+}
+
 TEST(UuidHolders, AreCheckedAfterwards) {
   UuidSurvey survey;
   survey.devices = {found("part", "/dev/sda1", "ext4", old_root)};
   const auto holders = uuid_holders(survey, "seed");
-  EXPECT_THROW(check_changed(survey, holders), Error);
+  EXPECT_THROW(check_changed(survey, holders, {}), Error);
   survey.devices[0].device.uuid = holders[0].change.after;
-  EXPECT_NO_THROW(check_changed(survey, holders));
+  EXPECT_NO_THROW(check_changed(survey, holders, {}));
 }
 
 TEST(UuidHolders, StayWhenGrubHasThemBuiltIn) {
@@ -418,14 +597,18 @@ TEST(UuidHolders, StayWhenGrubHasThemBuiltIn) {
     const auto all = uuid_holders(lvm_survey(), "seed");
     const auto left = without_those_in_grub(all, info, tree.filesystem(), warnings);
     EXPECT_EQ(all.size() - left.size(), warnings.size());
+    (void)without_those_in_grub(groups, info, tree.filesystem(), warnings);
     return warnings;
   };
   CloneTree tree;
   EXPECT_THAT(kept_with(tree, "/dev/vda1", 0, Firmware::bios), IsEmpty());
   EXPECT_THAT(kept_with(tree, "/dev/vg0/root", -1, Firmware::uefi), IsEmpty());
   EXPECT_THAT(kept_with(tree, "/dev/vg0/root", -1, Firmware::bios),
-              ElementsAre(HasSubstr("volume group vg0"), HasSubstr("logical volume vg0/root")));
+              ElementsAre(HasSubstr("volume group vg0 keeps its UUID"), HasSubstr("logical volume vg0/root"),
+                          HasSubstr("volume group vg0 keeps its name")));
   EXPECT_THAT(kept_with(tree, "/dev/vg01/root", -1, Firmware::bios), IsEmpty());
+  tree.file("/boot/grub/i386-pc/load.cfg", "search.fs_uuid 0 root lvm/deb--vg-root\n");
+  EXPECT_THAT(kept_with(tree, "/dev/vda1", 0, Firmware::bios), ElementsAre(HasSubstr("deb-vg keeps its name")));
   tree.file("/boot/grub/i386-pc/load.cfg", std::string("search.fs_uuid ") + old_root + " root hd0,gpt2\n");
   EXPECT_THAT(kept_with(tree, "/dev/vda1", 0, Firmware::bios), ElementsAre(HasSubstr("/dev/vg0/root (ext4)")));
 }

@@ -30,11 +30,16 @@ class Loop {
   std::string device_;
 };
 
+std::string run_lvm(std::vector<std::string> words, const std::string& config) {
+  words.insert(words.begin(), "lvm");
+  words.insert(words.begin() + 2, {"--config", config, "--driverloaded", "n"});
+  return must_run(words);
+}
+
 } // namespace
 
 LvmDisks::LvmDisks(std::uint64_t start) : start_(start) {
   std::vector<std::unique_ptr<Loop>> loops;
-  std::string filter;
   for (int i = 0; i < 2; i++) {
     const fs::path disk = dir_.path() / std::to_string(i);
     { UniqueFd fd = create_new(disk); }
@@ -46,18 +51,9 @@ LvmDisks::LvmDisks(std::uint64_t start) : start_(start) {
                     ", type=E6D6D379-F507-44C2-A23C-238F2A3DF928\\n' | sfdisk -q " + disk.string()});
     loops.push_back(std::make_unique<Loop>(disk, start));
     loops_.push_back(loops.back()->device());
-    filter += "\"a|^" + loops_.back() + "$|\", ";
   }
-  const std::string config =
-      "devices { scan = \"/dev\" filter = [ " + filter +
-      "\"r|.*|\" ] global_filter = [ \"a|.*|\" ] use_devicesfile = 0 obtain_device_list_from_udev = 0 "
-      "external_device_info_source = \"none\" } backup { backup = 0 archive = 0 } global { locking_dir = \"" +
-      dir_.path().string() + "\" event_activation = 0 }";
-  const auto lvm = [&](std::vector<std::string> words) {
-    words.insert(words.begin(), "lvm");
-    words.insert(words.begin() + 2, {"--config", config, "--driverloaded", "n"});
-    return must_run(words);
-  };
+  const std::string config = config_for(loops_);
+  const auto lvm = [&](const std::vector<std::string>& words) { return run_lvm(words, config); };
   const auto report = [&](const std::string& command, const std::string& columns) {
     return lvm({command, "--noheadings", "--units", "b", "--nosuffix", "-o", columns});
   };
@@ -76,6 +72,34 @@ LvmDisks::LvmDisks(std::uint64_t start) : start_(start) {
   volumes_ = report("lvs", "lv_name,lv_size,lv_uuid");
   members_ = report("pvs", "pv_uuid,pv_free");
   fill(report("lvs", "lv_name,seg_size,stripes,stripe_size,devices"), std::stoull(report("pvs", "pe_start")));
+}
+
+/// Of LVM, that sees these devices alone.
+std::string LvmDisks::config_for(const std::vector<std::string>& devices) const {
+  std::string filter;
+  for (const std::string& device : devices)
+    filter += "\"a|^" + device + "$|\", ";
+  return "devices { scan = \"/dev\" filter = [ " + filter +
+         "\"r|.*|\" ] global_filter = [ \"a|.*|\" ] use_devicesfile = 0 obtain_device_list_from_udev = 0 "
+         "external_device_info_source = \"none\" } backup { backup = 0 archive = 0 } global { locking_dir = \"" +
+         dir_.path().string() + "\" event_activation = 0 }";
+}
+
+std::string LvmDisks::report_of(const std::vector<const Image*>& disks, const std::string& command,
+                                const std::string& columns) const {
+  const TempDir copies;
+  std::vector<std::unique_ptr<Loop>> loops;
+  std::vector<std::string> devices;
+  for (const Image* disk : disks) {
+    const fs::path copy = copies.path() / std::to_string(loops.size());
+    Bytes all(disk->size());
+    disk->read(0, all);
+    const UniqueFd fd = create_new(copy);
+    write_exact(fd.get(), 0, all, copy.string());
+    loops.push_back(std::make_unique<Loop>(copy, start_));
+    devices.push_back(loops.back()->device());
+  }
+  return run_lvm({command, "--noheadings", "--units", "b", "--nosuffix", "-o", columns}, config_for(devices));
 }
 
 /// Makes a filesystem for each volume and copies it piece by piece to where LVM says that the volume lies.

@@ -25,8 +25,12 @@ class LvmDisks {
   /// UUIDs of the filesystems, by volume.
   const std::map<std::string, std::string>& filesystems() const { return filesystems_; }
   std::uint64_t free_bytes() const;
+  /// What LVM reports ("vgs", "vg_name,…") of the group on copies of these two.
+  std::string report_of(const std::vector<const Image*>& disks, const std::string& command,
+                        const std::string& columns) const;
 
  private:
+  std::string config_for(const std::vector<std::string>& devices) const;
   void fill(const std::string& segments, std::uint64_t pe_start);
 
   TempDir dir_;

@@ -144,6 +144,34 @@ TEST_F(Lvm, RenewsUuidsWithTheirChecksums) {
   EXPECT_THROW(renew_lvm_uuids(overlay, {0, overlay.size()}, [](const std::string&) { return "x"; }), Error);
 }
 
+TEST_F(Lvm, ReadsARenamedGroup) {
+  TempDir dir;
+  std::vector<std::unique_ptr<Image>> disks;
+  std::vector<std::unique_ptr<Overlay>> overlays;
+  for (int i = 0; i < 2; i++) {
+    disks.push_back(disks_->open(i));
+    overlays.push_back(std::make_unique<Overlay>(*disks[i], dir.path(), 64 * mib));
+    const auto renew = [](const std::string& text) { return rename_lvm_group(text, "vg-a", "7k-3"); };
+    EXPECT_TRUE(renew_lvm_uuids(*overlays[i], {0, overlays[i]->size()}, renew));
+    const auto before = read_lvm_member(*disks[i], {0, disks[i]->size()}),
+               after = read_lvm_member(*overlays[i], {0, overlays[i]->size()});
+    const LvmGroup group = parse_lvm_metadata(after->metadata);
+    EXPECT_EQ(group.name, "7k-3");
+    EXPECT_EQ(group.sequence, parse_lvm_metadata(before->metadata).sequence);
+    EXPECT_EQ(rename_lvm_group(after->metadata, "7k-3", "vg-a"), before->metadata);
+    EXPECT_EQ(rename_lvm_group(before->metadata, "root", "x"), before->metadata) << "a volume is no group";
+  }
+  const std::vector<const Image*> renamed{overlays[0].get(), overlays[1].get()};
+  const std::string groups = disks_->report_of(renamed, "vgs", "vg_name,pv_count,vg_missing_pv_count");
+  std::istringstream words(groups);
+  std::string name, members, missing, more;
+  words >> name >> members >> missing;
+  EXPECT_EQ(name + ' ' + members + ' ' + missing, "7k-3 2 0") << groups;
+  EXPECT_FALSE(words >> more) << groups;
+  EXPECT_EQ(disks_->report_of(renamed, "lvs", "lv_name,lv_size,lv_uuid"), disks_->volumes());
+  EXPECT_EQ(disks_->report_of(renamed, "pvs", "pv_uuid,pv_free"), disks_->members());
+}
+
 TEST_F(Lvm, RefusesTextThatIsNone) {
   for (const std::string& text :
        {std::string(), std::string("a = "), std::string("a { b = 1"), std::string("}"), std::string("a = [1, 2"),

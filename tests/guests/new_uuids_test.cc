@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// New UUIDs for clones of real guests: nothing on the clone's disk has a UUID of the original's, and the clone boots to
-// login, where LVM allows it beside the original's disk.
+// New UUIDs for clones of real guests: nothing on the clone's disk has a UUID or volume group of the original's, and
+// the clone boots to login beside the original's disk.
 #include "base/file.h"
 #include "formats/block_stack.h"
 #include "kvmboot/judge.h"
@@ -26,8 +26,7 @@ namespace {
 struct UuidGuest {
   const char* name;
   bool instrument;             ///< it says nothing on the serial port by itself
-  bool beside;                 ///< boot it with the original's disk attached: not with two volume groups of one name
-  std::size_t uuids;           ///< on its disks
+  std::size_t names;           ///< UUIDs on its disks, and volume groups
   bool btrfs = false;          ///< give it a disk with btrfs as well
   const char* passphrase = ""; ///< of its encrypted disk
 };
@@ -36,8 +35,8 @@ void PrintTo(const UuidGuest& guest, std::ostream* out) {
   *out << guest.name;
 }
 
-/// Every UUID that a kernel would find.
-std::set<std::string> uuids_on(const std::vector<std::unique_ptr<Image>>& disks) {
+/// Every UUID that a kernel would find, and every volume group.
+std::set<std::string> names_on(const std::vector<std::unique_ptr<Image>>& disks) {
   std::set<std::string> all;
   std::vector<StackDisk> stacked;
   for (const auto& disk : disks)
@@ -49,7 +48,7 @@ std::set<std::string> uuids_on(const std::vector<std::unique_ptr<Image>>& disks)
       continue;
     const auto member = read_lvm_member(*device.place.image, device.range());
     const LvmGroup group = parse_lvm_metadata(member.value().metadata);
-    all.insert({member->uuid, group.uuid});
+    all.insert({member->uuid, group.uuid, group.name});
     for (const LvmVolume& volume : group.volumes)
       all.insert(volume.uuid);
   }
@@ -94,9 +93,10 @@ void expect_whole(const fs::path& clone, const fs::path& original, const fs::pat
   }
 }
 
-/// Lines in which a kernel or its tools say that two devices bear one UUID.
+/// Lines in which a kernel or its tools say that two devices bear one UUID, or two groups one name.
 std::vector<std::string> complaints_in(const std::string& log) {
-  static const std::regex pattern("duplicate|already exists|found duplicate PV|UUID .* conflict", std::regex::icase);
+  static const std::regex pattern("duplicate|already exists|multiple vgs|found duplicate PV|UUID .* conflict",
+                                  std::regex::icase);
   std::vector<std::string> found;
   std::istringstream lines(log);
   for (std::string line; std::getline(lines, line);)
@@ -149,6 +149,8 @@ class NewUuids : public testing::TestWithParam<UuidGuest> {
 void print(const UuidRenewal& renewal) {
   for (const UuidChange& change : renewal.changes)
     std::printf("%-40s %s -> %s\n", change.what.c_str(), change.before.c_str(), change.after.c_str());
+  for (const GroupChange& group : renewal.groups)
+    std::printf("volume group %s -> %s\n", group.before.c_str(), group.after.c_str());
   for (const Change& change : renewal.plan.changes)
     std::printf("%s %s: %s\n", to_string(change.kind).c_str(), change.path.c_str(), change.reason.c_str());
   for (const std::string& warning : renewal.plan.warnings)
@@ -178,11 +180,11 @@ TEST_P(NewUuids, AreSharedWithNobodyAndTheCloneBoots) {
     clones.push_back(write_out(*changed[i], original, clone));
     expect_whole(clone, original, dir_.path());
   }
-  const auto before = uuids_on(source.images), after = uuids_on(clones);
+  const auto before = names_on(source.images), after = names_on(clones);
   std::vector<std::string> shared;
   std::ranges::set_intersection(before, after, std::back_inserter(shared));
   EXPECT_THAT(shared, testing::IsEmpty());
-  EXPECT_EQ(before.size(), guest.uuids);
+  EXPECT_EQ(before.size(), guest.names);
   EXPECT_EQ(after.size(), before.size());
 
   BootSpec spec;
@@ -197,9 +199,8 @@ TEST_P(NewUuids, AreSharedWithNobodyAndTheCloneBoots) {
     add_serial_console(source.machine, first);
   for (Overlay* disk : first)
     spec.disks.push_back({disk, DiskBus::virtio_blk, 512, ""});
-  if (guest.beside)
-    for (Overlay* disk : second)
-      spec.disks.push_back({disk, DiskBus::virtio_blk, 512, ""});
+  for (Overlay* disk : second)
+    spec.disks.push_back({disk, DiskBus::virtio_blk, 512, ""});
   const fs::path log = dir_.path() / "serial.log";
   const Verdict verdict = prove_boot(*make_engine("auto", sink_), spec, Milestone::login, log, sink_, stop_);
   const std::string serial = read_file(log);
@@ -211,9 +212,9 @@ TEST_P(NewUuids, AreSharedWithNobodyAndTheCloneBoots) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, NewUuids,
-                         testing::Values(UuidGuest{"reference", true, true, 4}, UuidGuest{"uefi-lvm", false, false, 11},
-                                         UuidGuest{"dracut-xfs", false, true, 2},
-                                         UuidGuest{"luks-data", false, true, 7, true, "kvmport"}),
+                         testing::Values(UuidGuest{"reference", true, 4}, UuidGuest{"uefi-lvm", false, 12},
+                                         UuidGuest{"dracut-xfs", false, 2},
+                                         UuidGuest{"luks-data", false, 7, true, "kvmport"}),
                          [](const auto& info) { return identifier(info.param.name); });
 
 } // namespace
