@@ -159,6 +159,8 @@ void print(const UuidRenewal& renewal) {
 
 TEST_P(NewUuids, AreSharedWithNobodyAndTheCloneBoots) {
   const UuidGuest& guest = GetParam();
+  if (std::string(guest.name) != "uefi-lvm")
+    KVMPORT_ONLY_SLOW();
   Source source = open_source_machine({convert(guest.name) / "result.xml"}, {}, sink_);
   name_source_disks(source.machine);
   if (guest.btrfs)

@@ -18,7 +18,9 @@ namespace {
 
 constexpr std::uint64_t most_unpacked = 4ULL << 30;
 constexpr std::uint64_t most_content = 512U << 20;
-constexpr std::size_t feed = 4096;
+/// How much a decoder is given at a time: little, so that it is known about where a stream ends, or much where that is
+/// known before.
+constexpr std::size_t feed = 4096, large_feed = 256U << 10;
 
 Error unreadable(const std::string& what, const std::string& why) {
   return {"INITRAMFS_UNREADABLE", what, why};
@@ -53,7 +55,8 @@ bool cpio_at(std::string_view bytes) {
 /// Decompresses from the beginning of `bytes`; knows about how far it has come.
 class Decompressor {
  public:
-  explicit Decompressor(std::string_view bytes) : bytes_(bytes), archive_(::archive_read_new(), ::archive_read_free) {
+  explicit Decompressor(std::string_view bytes, std::size_t feed_size = feed)
+      : bytes_(bytes), feed_(feed_size), archive_(::archive_read_new(), ::archive_read_free) {
     archive* a = archive_.get();
     ::archive_read_support_filter_gzip(a);
     ::archive_read_support_filter_xz(a);
@@ -94,7 +97,7 @@ class Decompressor {
  private:
   static la_ssize_t read_more(archive*, void* self, const void** buffer) {
     auto& us = *static_cast<Decompressor*>(self);
-    const std::string_view part = us.bytes_.substr(us.at_, feed);
+    const std::string_view part = us.bytes_.substr(us.at_, us.feed_);
     *buffer = part.data();
     us.at_ += part.size();
     return static_cast<la_ssize_t>(part.size());
@@ -105,6 +108,7 @@ class Decompressor {
   }
 
   std::string_view bytes_;
+  std::size_t feed_;
   std::size_t at_ = 0;
   std::uint64_t produced_ = 0;
   std::string_view block_; ///< decompressed and not handed out yet
@@ -146,8 +150,9 @@ std::size_t walk_plain(std::string_view image, std::size_t start, const Initramf
 }
 
 /// A compressed part that fills `bytes`; returns about how many of them it took (`feed` too many at most).
-std::size_t walk_stream(std::string_view bytes, const InitramfsVisitor& visit, std::size_t& consumed) {
-  Decompressor stream(bytes);
+std::size_t walk_stream(std::string_view bytes, const InitramfsVisitor& visit, std::size_t& consumed,
+                        std::size_t feed_size = feed) {
+  Decompressor stream(bytes, feed_size);
   try {
     CpioReader reader([&](std::size_t most) { return stream.next(most); });
     visit_all(reader, visit);
@@ -184,7 +189,7 @@ std::size_t walk_compressed(std::string_view image, std::size_t start, const Ini
   if (compression_at(bytes) == "zstd") { // its frames tell their size
     const std::size_t frame = ::ZSTD_findFrameCompressedSize(bytes.data(), bytes.size());
     if (!::ZSTD_isError(frame) && compression_at(bytes.substr(frame)) != "zstd") {
-      walk_stream(bytes.substr(0, frame), visit, consumed);
+      walk_stream(bytes.substr(0, frame), visit, consumed, large_feed);
       return start + frame;
     }
   }

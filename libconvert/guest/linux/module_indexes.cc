@@ -106,17 +106,34 @@ std::string normal_alias(std::string_view alias) {
   return out;
 }
 
-/// The lines whose word number `index` is a chosen module; comments stay. `each` sees the words of those lines.
-std::string cut_lines(std::string_view text, std::size_t index, const std::map<std::string, unsigned>& chosen,
-                      const std::function<void(const std::vector<Word>&)>& each = {}) {
+using Numbers = std::map<std::string, unsigned, std::less<>>; ///< of the chosen modules, as depmod counts them
+
+std::string_view next_word(std::string_view& line) {
+  line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
+  const std::string_view word = line.substr(0, line.find_first_of(" \t"));
+  line.remove_prefix(word.size());
+  return word;
+}
+
+/// The lines whose word number `index` is a chosen module; comments stay. `each` sees the word before it, and the
+/// module. These files have tens of thousands of lines, so nothing is copied that is not kept.
+std::string cut_lines(std::string_view text, std::size_t index, const Numbers& chosen,
+                      const std::function<void(std::string_view, Numbers::const_iterator)>& each = {}) {
   std::string out;
-  for (const auto& line : split_lines(text)) {
-    const auto words = split_words(line_body(line));
+  while (!text.empty()) {
+    const std::string_view line = text.substr(0, std::min(text.find('\n'), text.size() - 1) + 1);
+    text.remove_prefix(line.size());
     if (!line.starts_with('#')) {
-      if (words.size() <= index || !chosen.contains(std::string(words[index].text)))
+      std::string_view rest = line_body(line), before, word;
+      for (std::size_t i = 0; i <= index; i++) {
+        before = word;
+        word = next_word(rest);
+      }
+      const auto module = chosen.find(word);
+      if (module == chosen.end())
         continue;
       if (each)
-        each(words);
+        each(before, module);
     }
     out += line;
   }
@@ -139,7 +156,7 @@ std::optional<ModuleIndexes> cut_module_indexes(const std::map<std::string, std:
   if (!dep || !alias || !symbols || !softdep)
     return std::nullopt;
   // modules.dep names the modules in the order in which depmod numbers them.
-  std::map<std::string, unsigned> numbers;
+  Numbers numbers;
   std::string dep_text;
   std::multimap<std::string, IndexValue> dep_index;
   for (const auto& line : split_lines(*dep)) {
@@ -166,10 +183,8 @@ std::optional<ModuleIndexes> cut_module_indexes(const std::map<std::string, std:
     return std::nullopt;
   std::multimap<std::string, IndexValue> alias_index, symbol_index;
   const auto into = [&](std::multimap<std::string, IndexValue>& index, bool normalized) {
-    return [&index, &numbers, normalized](const std::vector<Word>& words) {
-      const std::string module(words[2].text);
-      index.emplace(normalized ? normal_alias(words[1].text) : std::string(words[1].text),
-                    IndexValue{module, numbers.at(module)});
+    return [&index, normalized](std::string_view alias, Numbers::const_iterator module) {
+      index.emplace(normalized ? normal_alias(alias) : std::string(alias), IndexValue{module->first, module->second});
     };
   };
   ModuleIndexes files{{"modules.dep", dep_text},
@@ -178,7 +193,7 @@ std::optional<ModuleIndexes> cut_module_indexes(const std::map<std::string, std:
                       {"modules.softdep", cut_lines(*softdep, 1, numbers)}};
   if (const auto devname = read("modules.devname")) {
     bool any = false;
-    std::string text = cut_lines(*devname, 0, numbers, [&](const std::vector<Word>&) { any = true; });
+    std::string text = cut_lines(*devname, 0, numbers, [&](std::string_view, Numbers::const_iterator) { any = true; });
     files.emplace_back("modules.devname", any ? std::move(text) : "");
   }
   for (const auto& [name, index] :
