@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <set>
+#include <sys/stat.h>
 
 namespace kvmport {
 namespace {
@@ -293,6 +294,7 @@ int run_clone(const CloneArguments& a, Console& console, const StopToken& stop) 
 
 int main(int argc, char** argv) {
   using namespace kvmport;
+  ::umask(077); // descriptions may hold passwords; disks get the permissions of their sources
   CLI::App app{"Clones a KVM guest; each clone is a machine of its own", "kvm-clone"};
   CloneArguments arguments;
   CommonArguments common;

@@ -103,7 +103,8 @@ std::uint16_t& Qcow2Editor::State::references(std::uint64_t index) {
     }
     found = refcount_block.emplace(block, std::move(counts)).first;
     if (place == 0) {
-      store_be<std::uint64_t>(refcount_table, block * 8, cluster_at_end());
+      const std::uint64_t fresh = cluster_at_end(); // may make the table longer
+      store_be<std::uint64_t>(refcount_table, block * 8, fresh);
       refcount_table_changed = true;
     }
   }
@@ -173,6 +174,12 @@ void Qcow2Editor::State::write_part(std::uint64_t guest_cluster, std::uint64_t i
 void Qcow2Editor::State::move_refcount_table() {
   const std::uint64_t old = refcount_table_offset / cluster, old_clusters = refcount_table_clusters;
   refcount_table_clusters = refcount_table.size() / cluster + 1; // one more, should its own counts need another block
+  // Blocks that count its clusters must not come to lie between them.
+  for (std::uint64_t before = 0; before != end;) {
+    before = end;
+    for (std::uint64_t i = 0; i < refcount_table_clusters; i++)
+      references(before + i);
+  }
   refcount_table_offset = end * cluster;
   for (std::uint64_t i = 0; i < refcount_table_clusters; i++)
     cluster_at_end();

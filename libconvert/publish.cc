@@ -38,6 +38,9 @@ void complete(const Publication& p) {
   for (const auto& [from, to] : p.renames)
     if (fs::exists(p.directory / from))
       fs::rename(p.directory / from, p.directory / to);
+    else if (!fs::exists(p.directory / to))
+      throw Error("NOT_FOUND", (p.directory / from).string() + " is not there any more", "it was to become " + to,
+                  "remove " + intent_path(p.directory, p.report_name).string());
   sync_directory(p.directory);
   for (const auto& [name, content] : p.texts)
     write_file_durably(p.directory / name, content);
@@ -62,7 +65,7 @@ std::vector<fs::path> Publication::files() const {
   return all;
 }
 
-void publish(const Publication& p, bool replace) {
+void publish(const Publication& p, bool replace, const AfterNames& after) {
   if (!replace)
     for (const auto& file : p.files())
       if (fs::exists(file))
@@ -71,19 +74,25 @@ void publish(const Publication& p, bool replace) {
   const fs::path intent = intent_path(p.directory, p.report_name);
   write_file_durably(intent, to_json(p).dump());
   complete(p);
+  if (after)
+    after(p);
   fs::remove(intent);
 }
 
 std::vector<fs::path> roll_forward(const fs::path& directory, const std::string& report_name,
-                                   const std::string& source_id) {
+                                   const std::string& source_id, const AfterNames& after) {
   const fs::path intent = intent_path(directory, report_name);
   if (!fs::exists(intent))
     return {};
   const json j = json::parse(read_file(intent, 256U << 20), nullptr, false);
-  if (j.is_discarded() || !j.contains("source_id") || j["source_id"] != source_id)
+  if (j.is_discarded() || !j.contains("source_id") || j["source_id"] != source_id) {
+    fs::remove(intent);
     return {};
+  }
   const Publication p = from_json(directory, j);
   complete(p);
+  if (after)
+    after(p);
   fs::remove(intent);
   return p.files();
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,13 +26,17 @@ struct Publication {
   std::vector<std::filesystem::path> files() const;
 };
 
-/// Writes the intent, renames, writes the texts, then the report; durable when it returns. Error FILE_EXISTS when a
-/// final name is taken and `replace` is not set: then nothing was renamed.
-void publish(const Publication& publication, bool replace);
+/// What has to follow once all names are there (a domain is defined). May be done twice: when it fails, or the run is
+/// killed meanwhile, roll_forward() does it again.
+using AfterNames = std::function<void(const Publication&)>;
+
+/// Writes the intent, renames, writes the texts, then the report, then does `after`; durable when it returns. Error
+/// FILE_EXISTS when a final name is taken and `replace` is not set: then nothing was renamed.
+void publish(const Publication& publication, bool replace, const AfterNames& after = {});
 
 /// Completes a publication of the same `source_id` that an earlier run began. Returns the files when there was one,
-/// else nothing.
+/// else nothing; the intent of another is forgotten, since its partial files are about to be replaced.
 std::vector<std::filesystem::path> roll_forward(const std::filesystem::path& directory, const std::string& report_name,
-                                                const std::string& source_id);
+                                                const std::string& source_id, const AfterNames& after = {});
 
 } // namespace kvmport

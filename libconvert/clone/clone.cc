@@ -7,6 +7,8 @@
 #include "libconvert/clone/clone_proof.h"
 #include "libconvert/clone/clone_state.h"
 #include "libconvert/clone/connection.h"
+#include "libconvert/copy/journal.h"
+#include "libconvert/machine/xml_util.h"
 #include "libconvert/target/target.h"
 
 #include <algorithm>
@@ -37,11 +39,31 @@ UniqueFd lock_directory(const fs::path& directory) {
 
 /// Everything that, if it changes, makes what an earlier run left useless.
 std::string run_id(const CloneSource& source, const CloneOptions& options) {
-  std::string id = fmt::format("kvm-clone-1 mode={} rules={} seed={} hostnames={}\n", static_cast<int>(options.mode),
-                               options.rules, options.mac_seed.value_or(""), !options.keep_hostname);
+  std::string id = fmt::format("kvm-clone-1 mode={} rules={} seed={} keep={}{}{} uuids={}\n",
+                               static_cast<int>(options.mode), options.rules, options.mac_seed.value_or(""),
+                               options.keep_hostname, options.keep_hostdev, options.keep_serials, options.new_uuids);
   for (const auto& image : source.source.images)
     id += image_identity(*image) + "\n";
-  return id + source.xml;
+  id += source.xml;
+  // A description may hold passwords, and this text stays in files.
+  const Digest digest = digest_of(as_bytes(id));
+  return fmt::format("{:016x}{:016x}", digest.high, digest.low);
+}
+
+/// Error FILE_EXISTS when a file of the source, or of what it is based on, would be replaced: --force does not mean it.
+void keep_source(const CloneSource& source, const fs::path& output, const std::vector<std::string>& names) {
+  std::vector<fs::path> files;
+  for (const auto& image : source.source.images)
+    for (const fs::path& file : image->info().files)
+      files.push_back(file);
+  files.push_back(source.source.machine.nvram);
+  for (const std::string& name : names)
+    for (const fs::path& file : files) {
+      std::error_code none;
+      if (!file.empty() && fs::equivalent(output / name, file, none))
+        throw Error("FILE_EXISTS", (output / name).string() + " belongs to the source", {},
+                    "give another --name, or another directory with -o");
+    }
 }
 
 class Cloning {
@@ -61,6 +83,7 @@ class Cloning {
   void make_all();
   void prove_all();
   void publish(CloneJob& job);
+  void finish_publication(const CloneJob& job, const Publication& publication);
   bool wants_proof(const CloneJob& job) const;
   void protect_bases();
   CloneResult result();
@@ -77,7 +100,7 @@ class Cloning {
   std::unique_ptr<SourceGuard> guard_;
   std::vector<std::unique_ptr<CloneJob>> jobs_; ///< one per request
   std::vector<std::string> notes_;
-  std::mutex libvirt_;
+  std::mutex publishing_;
 };
 
 /// Clones without a name get the next ones after the source's.
@@ -117,7 +140,8 @@ void Cloning::choose_output() {
   std::string seed = options_.mac_seed.value_or("");
   const std::string id = run_id(source_, options_);
   if (!options_.dry_run) {
-    fs::create_directories(output);
+    if (fs::create_directories(output)) // disks are for their owner alone, but their hypervisor must get at them
+      fs::permissions(output, fs::perms(0755));
     lock_ = lock_directory(output);
     if (requests_.size() > 1) {
       state_ = std::make_unique<CloneRunState>(output / (safe_name(source_.name) + ".clones.sqlite"), id);
@@ -126,29 +150,46 @@ void Cloning::choose_output() {
     }
   }
   run_ = std::make_unique<CloneRun>(
-      CloneRun{options_, source_, output, id, seed, select_rules(options_.rules), connection_.get(), sink_, stop_});
+      CloneRun{options_, source_, output, id, seed, select_rules(options_.rules), sink_, stop_});
 }
 
 /// Descriptions one after the other, so that no two take one address; what an earlier run has done stays.
 void Cloning::plan() {
   for (const CloneRequest& request : requests_) {
     auto job = std::make_unique<CloneJob>(*run_, request);
-    CloneOutcome& outcome = job->outcome();
     const auto names = job->file_names();
-    const auto there = std::ranges::find_if(names, [&](const auto& name) { return fs::exists(run_->output / name); });
-    if (!options_.dry_run && (job->roll_forward() || (state_ && state_->done(request.name) && there != names.end()))) {
-      outcome.state = CloneOutcome::State::before;
-    } else if (there != names.end() && !options_.force) {
-      throw Error("FILE_EXISTS", (run_->output / *there).string() + " exists already", {},
+    keep_source(source_, run_->output, names);
+    const auto there = [&](const std::string& name) { return fs::exists(run_->output / name); };
+    const auto remember = [&](const Publication& publication) { finish_publication(*job, publication); };
+    if (!options_.dry_run &&
+        (job->roll_forward(remember) || (state_ && state_->done(job->key()) && std::ranges::all_of(names, there)))) {
+      job->outcome().state = CloneOutcome::State::before;
+      if (const fs::path xml = run_->output / (request.name + ".xml"); fs::exists(xml))
+        source_.taken.add_domain(read_file(xml, max_description), xml.string());
+    } else if (const auto one = std::ranges::find_if(names, there); one != names.end() && !options_.force) {
+      throw Error("FILE_EXISTS", (run_->output / *one).string() + " exists already", {},
                   "name another directory, give another --name, or use --force");
-    } else {
-      const auto uuid = state_ ? state_->uuid(request.name) : std::nullopt;
-      job->plan(source_.taken, uuid);
-      if (state_ && outcome.description)
-        state_->remember_uuid(request.name, outcome.description->uuid);
     }
     jobs_.push_back(std::move(job));
   }
+  for (const auto& job : jobs_) {
+    const CloneOutcome& outcome = job->outcome();
+    if (outcome.state == CloneOutcome::State::before)
+      continue;
+    job->plan(source_.taken, state_ ? state_->uuid(job->key()) : std::nullopt);
+    if (state_ && outcome.description)
+      state_->remember_uuid(job->key(), outcome.description->uuid);
+  }
+}
+
+/// What follows once a clone's files have their names; may be done twice.
+void Cloning::finish_publication(const CloneJob& job, const Publication& publication) {
+  for (const auto& [name, text] : publication.texts)
+    if (connection_ && name.ends_with(".xml"))
+      connection_->define(text);
+  if (state_)
+    state_->remember_done(job.key());
+  protect_bases();
 }
 
 void Cloning::one(CloneJob& job, const std::function<void(CloneJob&)>& what) {
@@ -166,9 +207,13 @@ void Cloning::one(CloneJob& job, const std::function<void(CloneJob&)>& what) {
   outcome.state = stopped ? CloneOutcome::State::stopped : CloneOutcome::State::failed;
   if (options_.dry_run)
     return;
-  job.abandon(stopped || outcome.error->code() == "IO_ERROR");
-  if (state_ && !stopped)
-    state_->remember_failed(job.request().name, outcome.error->what());
+  try {
+    job.abandon(stopped || outcome.error->code() == "IO_ERROR");
+    if (state_ && !stopped)
+      state_->remember_failed(job.key(), outcome.error->what());
+  } catch (const std::exception& error) { // what matters is why the clone failed
+    outcome.notes.push_back(error.what());
+  }
 }
 
 void Cloning::work(const std::function<void(CloneJob&)>& what) {
@@ -199,10 +244,8 @@ bool Cloning::wants_proof(const CloneJob& job) const {
 
 void Cloning::publish(CloneJob& job) {
   guard_->check();
-  const std::lock_guard lock(libvirt_);
-  job.publish();
-  if (state_)
-    state_->remember_done(job.request().name);
+  const std::lock_guard lock(publishing_);
+  job.publish([&](const Publication& publication) { finish_publication(job, publication); });
 }
 
 void Cloning::make_all() {
@@ -245,14 +288,13 @@ void Cloning::protect_bases() {
   for (std::size_t i = 0; i < source_.disks.size(); i++) {
     const fs::path& base = source_.source.machine.disks[i].path;
     struct stat st {};
-    if (source_.disks[i].shared || ::stat(base.c_str(), &st) != 0 || (st.st_mode & 0222) == 0)
+    if (source_.disks[i].shared || ::stat(base.c_str(), &st) != 0 || !S_ISREG(st.st_mode) || (st.st_mode & 0222) == 0)
       continue;
-    if (::chmod(base.c_str(), st.st_mode & 07555) == 0)
-      notes_.push_back(base.string() + " is the base of linked clones and was made read-only: its own machine must not "
-                                       "be started any more");
-    else
-      notes_.push_back(base.string() + " is the base of linked clones and could not be made read-only: its own machine "
-                                       "must not be started any more");
+    const bool done = ::chmod(base.c_str(), st.st_mode & 07555) == 0;
+    const std::string note = base.string() + " is the base of linked clones and " + (done ? "was" : "could not be") +
+                             " made read-only: its own machine must not be started any more";
+    if (std::ranges::find(notes_, note) == notes_.end())
+      notes_.push_back(note);
   }
 }
 
@@ -264,7 +306,12 @@ CloneResult Cloning::result() {
   for (const auto& job : jobs_)
     all.clones.push_back(std::move(job->outcome()));
   if (std::ranges::any_of(all.clones, [](const CloneOutcome& clone) { return !clone.identity.empty(); }))
-    all.shared = shared_after_boot(source_identity(*run_), all.clones);
+    try {
+      all.shared = shared_after_boot(source_identity(*run_), all.clones);
+    } catch (const Error& error) { // the clones are done
+      all.shared = shared_after_boot({}, all.clones);
+      all.notes.push_back(std::string("the source's own identity could not be read: ") + error.what());
+    }
   return all;
 }
 
@@ -283,7 +330,6 @@ CloneResult Cloning::run() {
   guard_ = std::make_unique<SourceGuard>(source_.source);
   make_all();
   prove_all();
-  protect_bases();
   return result();
 }
 

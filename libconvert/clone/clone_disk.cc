@@ -83,7 +83,6 @@ void CloneDisk::make(EventSink& sink, const StopToken& stop) {
     flatten(sink, stop);
   else if (!reflink())
     copy_file(sink, stop);
-  take_permissions(described_.path, partial_);
 }
 
 /// The file system shares the blocks until one side writes (ioctl_ficlone(2)). Under a name of its own, so that what an
@@ -93,6 +92,7 @@ bool CloneDisk::reflink() {
   bool done = false;
   {
     const UniqueFd from = open_source(described_.path), to = create_or_empty(trial);
+    take_permissions(described_.path, trial);
     done = ::ioctl(to.get(), FICLONE, from.get()) == 0 && ::fsync(to.get()) == 0;
   }
   if (done)
@@ -111,6 +111,7 @@ void CloneDisk::copy_file(EventSink& sink, const StopToken& stop) {
   create.size = bytes_->size();
   check_space(target_.parent_path(), estimate_size(*bytes_, {}, create));
   copy_ = std::make_unique<PartialDisk>(target_, create, image_identity(*bytes_));
+  take_permissions(described_.path, partial_);
   copy_->copy(*bytes_, {}, sink, stop);
   copy_->finish();
 }
@@ -127,14 +128,20 @@ void CloneDisk::flatten(EventSink& sink, const StopToken& stop) {
   for (const Range& range : options.skip)
     id += "\nskip " + std::to_string(range.offset) + "+" + std::to_string(range.length);
   copy_ = std::make_unique<PartialDisk>(target_, create, id);
+  take_permissions(described_.path, partial_);
   copy_->copy(image_, options, sink, stop);
 }
 
 void CloneDisk::link() const {
   const fs::path base = fs::weakly_canonical(described_.path);
   const fs::path relative = base.lexically_relative(fs::weakly_canonical(fs::absolute(target_)).parent_path());
+  std::string name = relative.string();
+  if (name.substr(0, name.find('/')).find(':') != std::string::npos)
+    name.insert(0, "./"); // else QEMU takes what stands before the colon for a protocol
+  const std::string format = image_.info().format;
   fs::remove(partial_);
-  create_qcow2_over(partial_, image_.size(), relative.string(), image_.info().format);
+  create_qcow2_over(partial_, image_.size(), name, format == "vhd" ? "vpc" : format); // as QEMU calls it
+  take_permissions(described_.path, partial_);
 }
 
 void CloneDisk::complete(const Overlay* changes, EventSink& sink, const StopToken& stop) {

@@ -3,12 +3,14 @@
 
 #include "base/file.h"
 #include "libconvert/boot_machine.h"
-#include "libconvert/clone/connection.h"
 #include "libconvert/machine/text.h"
-#include "libconvert/publish.h"
 #include "libconvert/target/target.h"
 
 #include <algorithm>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 namespace fs = std::filesystem;
 
@@ -23,6 +25,21 @@ void copy_durably(const fs::path& from, const fs::path& to) {
   fs::copy_file(from, to, fs::copy_options::overwrite_existing);
   if (::fsync(open_existing(to).get()) != 0)
     throw system_error(errno, "can't sync " + to.string());
+}
+
+/// A directory (without what is in it) or file that belongs to whom the other belongs: swtpm runs as a user of its own.
+void copy_with_owner(const fs::path& from, const fs::path& to) {
+  struct stat st {};
+  if (::lstat(from.c_str(), &st) != 0)
+    throw system_error(errno, "can't read " + from.string());
+  if (S_ISDIR(st.st_mode))
+    fs::create_directory(to);
+  else if (S_ISREG(st.st_mode))
+    copy_durably(from, to);
+  else
+    return; // a socket or lock of a run
+  if (::lchown(to.c_str(), st.st_uid, st.st_gid) != 0 || ::chmod(to.c_str(), st.st_mode & 07777) != 0)
+    throw system_error(errno, "can't set the owner of " + to.string());
 }
 
 /// Addresses of cards before and after, for the guest.
@@ -129,6 +146,7 @@ void CloneJob::plan_guest() {
 }
 
 void CloneJob::make() {
+  remove_logs();
   run_.sink.stage("clone", "cloning " + run_.source.name + " to " + request_.name);
   for (const auto& disk : disks_)
     if (disk)
@@ -189,9 +207,12 @@ void CloneJob::copy_tpm() {
                              ": the clone starts with an empty one, and has no key that was sealed in it");
     return;
   }
-  fs::copy(from, to, fs::copy_options::recursive | fs::copy_options::overwrite_existing, error);
-  if (error)
-    throw Error("IO_ERROR", "can't copy the TPM's state from " + from.string() + " to " + to.string(), error.message());
+  if (fs::exists(to, error))
+    throw Error("FILE_EXISTS", to.string() + " exists already: the clone's TPM would have its state there");
+  tpm_ = to;
+  copy_with_owner(from, to);
+  for (const auto& entry : fs::recursive_directory_iterator(from))
+    copy_with_owner(entry.path(), to / entry.path().lexically_relative(from));
   outcome_.notes.push_back("the clone's TPM has the keys of its source's: what is sealed in it opens on both");
 }
 
@@ -224,16 +245,20 @@ CloneJob::Bootable CloneJob::bootable() const {
   return b;
 }
 
-std::string CloneJob::publication_id() const {
-  return run_.id + "\nclone " + request_.name;
+std::string CloneJob::key() const {
+  return fmt::format("{} {} {}", request_.name, outcome_.hostname, fmt::join(request_.macs, " "));
 }
 
-bool CloneJob::roll_forward() {
-  outcome_.files = kvmport::roll_forward(run_.output, file_name(".report.json"), publication_id());
+std::string CloneJob::publication_id() const {
+  return run_.id + " " + key();
+}
+
+bool CloneJob::roll_forward(const AfterNames& after) {
+  outcome_.files = kvmport::roll_forward(run_.output, file_name(".report.json"), publication_id(), after);
   return !outcome_.files.empty();
 }
 
-void CloneJob::publish() {
+void CloneJob::publish(const AfterNames& after) {
   Publication p;
   p.source_id = publication_id();
   p.directory = run_.output;
@@ -253,9 +278,8 @@ void CloneJob::publish() {
   p.report_name = file_name(".report.json");
   outcome_.files = p.files();
   p.report = clone_report(run_, outcome_);
-  kvmport::publish(p, run_.options.force);
-  if (run_.connection != nullptr && outcome_.description)
-    run_.connection->define(outcome_.description->xml);
+  tpm_.clear(); // the clone's own from now on
+  kvmport::publish(p, run_.options.force, after);
   outcome_.state = CloneOutcome::State::done;
 }
 
@@ -265,7 +289,16 @@ void CloneJob::abandon(bool keep) {
       if (disk)
         disk->discard();
   std::error_code ignored;
-  for (const char* ending : {"_VARS.fd.partial", ".serial.log.partial", ".screenshot.png.partial"})
+  fs::remove(run_.output / file_name("_VARS.fd.partial"), ignored);
+  if (!tpm_.empty())
+    fs::remove_all(tpm_, ignored);
+  remove_logs();
+}
+
+/// What the proof of an earlier run saw.
+void CloneJob::remove_logs() const {
+  std::error_code ignored;
+  for (const char* ending : {".serial.log.partial", ".screenshot.png.partial"})
     fs::remove(run_.output / file_name(ending), ignored);
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "libconvert/clone/clone.h"
+#include "libconvert/publish.h"
 
 #include <memory>
 
@@ -17,7 +18,6 @@ struct CloneRun {
   std::string id;               ///< names the source's state and the settings
   std::string seed;             ///< for MAC addresses; empty: random ones
   RuleSelection rules;
-  const LibvirtConnection* connection = nullptr;
   EventSink& sink;
   const StopToken& stop;
 };
@@ -28,6 +28,8 @@ class CloneJob {
   ~CloneJob();
 
   const CloneRequest& request() const { return request_; }
+  /// Names the clone and what was asked of it, for the state of the run.
+  std::string key() const;
   CloneOutcome& outcome() { return outcome_; }
   /// The files that get a final name, without their directory.
   std::vector<std::string> file_names() const;
@@ -47,9 +49,9 @@ class CloneJob {
   };
   Bootable bootable() const;
   /// Completes a publication that an earlier run began; false when there is none.
-  bool roll_forward();
-  /// Final names, then the definition.
-  void publish();
+  bool roll_forward(const AfterNames& after);
+  /// Final names, then `after`.
+  void publish(const AfterNames& after);
   /// Removes what is there under partial names. What can be gone on with stays, when `keep`.
   void abandon(bool keep);
 
@@ -60,6 +62,7 @@ class CloneJob {
   void renew(const std::vector<Overlay*>& overlays);
   void copy_nvram();
   void copy_tpm();
+  void remove_logs() const;
   std::vector<std::unique_ptr<Overlay>> overlays() const;
 
   const CloneRun& run_;
@@ -67,6 +70,7 @@ class CloneJob {
   CloneOutcome outcome_;
   std::vector<std::unique_ptr<CloneDisk>> disks_; ///< one per disk of the source; null: shared
   std::vector<std::string> names_;                ///< of the files of disks_; empty: shared
+  std::filesystem::path tpm_;                     ///< the copy of a TPM's state; empty: none was made
 };
 
 /// The report of a clone, as text; see kvmport-report(5).

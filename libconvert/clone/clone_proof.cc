@@ -114,8 +114,8 @@ void prove_clones(const CloneRun& run, const std::vector<CloneJob*>& jobs) {
   const TempDir directory;
   const fs::path hub = directory.path() / "hub";
   const DhcpWatch watch(hub);
+  std::deque<KernelWatch> watches; // outlive the threads
   std::vector<std::jthread> threads;
-  std::deque<KernelWatch> watches;
   for (CloneJob* job : jobs) {
     if (!watches.empty())
       watches.back().wait();
@@ -125,6 +125,8 @@ void prove_clones(const CloneRun& run, const std::vector<CloneJob*>& jobs) {
         prove_one(run, *job, hub, jobs.size(), events);
       } catch (const Error& error) {
         job->outcome().error = error;
+      } catch (const std::exception& error) {
+        job->outcome().error = Error("IO_ERROR", error.what());
       }
       events.go_on();
     });

@@ -361,6 +361,44 @@ TEST_F(Clone, ForceReplaces) {
   expect_own_machine(out("web2.qcow2"), "web2");
 }
 
+TEST_F(Clone, ForceNeverMeansTheSource) {
+  const fs::path source = dir / "src/web.qcow2";
+  fs::copy_file(disk(), source);
+  for (const CloneMode mode : {CloneMode::full, CloneMode::linked, CloneMode::flatten}) {
+    CloneOptions o = options();
+    o.sources = {source};
+    o.output_directory = "";
+    o.force = true;
+    o.mode = mode;
+    EXPECT_EQ(code_of([&] { clone(o, {{"web"}}); }), "FILE_EXISTS");
+    EXPECT_EQ(sha256_of(source), source_digest);
+  }
+}
+
+TEST_F(Clone, WhatIsAskedAnewIsMadeAnew) {
+  CloneOptions o = options();
+  o.mode = CloneMode::linked;
+  clone(o, {{"a"}, {"b"}});
+  EXPECT_EQ(clone(o, {{"a"}, {"b"}}).clones.at(0).state, State::before);
+  EXPECT_EQ(code_of([&] { clone(o, {{"a", "other"}, {"b"}}); }), "FILE_EXISTS") << "another host name";
+  fs::remove(out("b.qcow2"));
+  EXPECT_EQ(code_of([&] { clone(o, {{"a"}, {"b"}}); }), "FILE_EXISTS") << "its disk is gone";
+}
+
+TEST_F(Clone, FilesAreAsPrivateAsTheSource) {
+  const mode_t mask = ::umask(077); // as the command has it
+  fs::permissions(disk(), fs::perms(0640));
+  clone(options(), {{"web2"}});
+  ::umask(mask);
+  struct stat st {};
+  ::stat(out("web2.qcow2").c_str(), &st);
+  EXPECT_EQ(st.st_mode & 0777U, 0640U);
+  ::stat(out("web2.xml").c_str(), &st);
+  EXPECT_EQ(st.st_mode & 0777U, 0600U);
+  ::stat(out().c_str(), &st);
+  EXPECT_EQ(st.st_mode & 0777U, 0755U);
+}
+
 // --- many ---------------------------------------------------------------------------------------------------------
 
 std::set<std::string> values_of(const CloneResult& result, const std::string& rule) {

@@ -5,6 +5,7 @@
 
 #include "tests/formats/editing.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <random>
 
@@ -81,6 +82,20 @@ TEST_F(Qcow2Edit, ManyNewClustersNeedALongerTableOfCounts) {
   qemu_create(raw, "raw", "64M");
   change(image, raw, 3000, 9000);
   expect_same(image, raw);
+}
+
+TEST_F(Qcow2Edit, TheTableOfCountsGrowsWhereverItsBlocksEnd) {
+  qemu_create(raw, "raw", "16M");
+  for (unsigned clusters = 16000; clusters <= 16100; clusters += 25) { // the table holds 64 blocks of 256 counts
+    fs::remove(image);
+    qemu_create(image, "qcow2", "16M", "cluster_size=512");
+    qemu_io(image, "qcow2", {fmt::format("write -q -P 7 0 {}", clusters * 512U)});
+    const auto before = open_image(image, {.format = "qcow2", .allowed_directories = {}, .window = {}});
+    Qcow2Editor editor(image);
+    editor.write(9U << 20, Bytes(300U << 10, std::byte{5}), *before);
+    editor.finish();
+    check_clean(image);
+  }
 }
 
 TEST_F(Qcow2Edit, OverABackingFile) {
