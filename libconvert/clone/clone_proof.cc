@@ -22,7 +22,7 @@ namespace {
 /// For a guest of ordinary speed to ask for an address and to write what it made; then it is looked at.
 constexpr std::chrono::seconds linger{10};
 constexpr std::uint64_t most_memory = 2ULL << 30, most_memory_together = 1ULL << 30;
-/// What clones may have in common, and with their source.
+/// What an identity calls the first card's address; "mac 2" is the second's.
 constexpr const char* mac_name = "mac";
 
 /// Tells when a boot has left the firmware and boot loader behind, which wait for the disk without pause: several of
