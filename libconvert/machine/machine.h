@@ -70,11 +70,21 @@ struct MachineGraphics {
   std::string video; ///< model, may be empty
 };
 
+/// What SMBIOS says of the machine's makers and numbers (DSP0134, types 1 to 3); empty: not told. Licences hang on it.
+struct MachineSmbios {
+  std::string manufacturer, product, version, serial, sku, family; ///< of the system
+  std::string board_manufacturer, board_product, board_version, board_serial, board_asset;
+  std::string chassis_manufacturer, chassis_version, chassis_serial, chassis_asset, chassis_sku;
+  bool operator==(const MachineSmbios&) const = default;
+  bool empty() const { return *this == MachineSmbios{}; }
+};
+
 struct Machine {
   std::string name;
   std::string uuid; ///< lower case with dashes; empty: none
   std::string genid;
   std::string description;
+  MachineSmbios smbios;
   std::uint64_t memory = 0; ///< bytes; 0 only for bare disk images
   MachineCpu cpu;
   MachineFirmware firmware = MachineFirmware::unknown;
@@ -86,7 +96,7 @@ struct Machine {
   bool tpm = false;
   std::optional<MachineGraphics> graphics;
   std::string os_hint;     ///< "debian12_64Guest", "Ubuntu_64", …
-  std::string source_type; ///< "vmx", "ovf", "ova", "libvirt", "vbox", "disk"
+  std::string source_type; ///< "vmx", "ovf", "ova", "libvirt", "vbox", "disk", "physical"
   /// Everything in the description that has no place above ("floppy drive dropped"), for the report.
   std::vector<std::string> notes;
 };
