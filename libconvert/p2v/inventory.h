@@ -66,8 +66,9 @@ struct CpuInventory {
 
 struct DiskPartitionInventory {
   std::string name;                   ///< "sda1"
-  unsigned number = 0;                ///<
+  unsigned number = 0;                ///< as the table counts
   std::uint64_t start = 0, size = 0;  ///< bytes
+  std::string uuid{};                 ///< PARTUUID, lower case; empty: not told
   std::vector<std::string> holders{}; ///< "md0", "dm-1"
 };
 
@@ -165,6 +166,10 @@ struct Inventory {
 
 /// Reads the machine below `root`. Errors: NOT_FOUND when there is no /sys and /proc below it.
 Inventory read_inventory(const std::filesystem::path& root = "/");
+
+/// What is wrong with the disks that are `selected`: a member of an array or volume group that is left out, a disk
+/// taken through two paths, an array that is not whole. For people; empty: nothing.
+std::vector<std::string> selection_problems(const Inventory& inventory);
 
 /// The machine as a conversion takes it: its selected disks ("/dev/NAME" as path), its cards, what its firmware says.
 Machine machine_of(const Inventory& inventory);

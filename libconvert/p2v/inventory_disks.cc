@@ -100,16 +100,26 @@ std::string usb_serial(const SysTree& tree, std::string path) {
   return {};
 }
 
-/// What udev found out by asking the disk itself, where the kernel shows no serial number.
-std::string udev_serial(const SysTree& tree, const std::string& sys) {
-  const std::string device = tree.word(sys + "/dev");
-  const std::string text = "\n" + tree.word("/run/udev/data/b" + device);
-  constexpr std::string_view key = "\nE:ID_SERIAL_SHORT=";
-  const std::size_t at = text.find(key);
-  if (device.empty() || at == std::string::npos)
+/// The rest of the line that begins with `key`; empty: none.
+std::string line_value(const std::string& text, const std::string& key) {
+  const std::string lines = "\n" + text;
+  const std::size_t at = lines.find("\n" + key);
+  if (at == std::string::npos)
     return {};
-  const std::size_t begin = at + key.size();
-  return text.substr(begin, text.find('\n', begin) - begin);
+  const std::size_t begin = at + 1 + key.size();
+  return std::string(trimmed(std::string_view(lines).substr(begin, lines.find('\n', begin) - begin)));
+}
+
+/// What udev found out by asking the device itself, where the kernel shows less.
+std::string udev_value(const SysTree& tree, const std::string& sys, const std::string& key) {
+  const std::string device = tree.word(sys + "/dev");
+  return device.empty() ? std::string() : line_value(tree.word("/run/udev/data/b" + device), "E:" + key + "=");
+}
+
+/// The kernel tells it since 6.11.
+std::string partition_uuid(const SysTree& tree, const std::string& sys) {
+  const std::string uuid = line_value(tree.word(sys + "/uevent"), "PARTUUID=");
+  return lower(uuid.empty() ? udev_value(tree, sys, "ID_PART_ENTRY_UUID") : uuid);
 }
 
 void read_identity(const SysTree& tree, const std::string& sys, const std::string& path, DiskInventory& disk) {
@@ -130,7 +140,7 @@ void read_identity(const SysTree& tree, const std::string& sys, const std::strin
   if (disk.serial.empty() && disk.transport == "usb")
     disk.serial = usb_serial(tree, path);
   if (disk.serial.empty())
-    disk.serial = udev_serial(tree, sys);
+    disk.serial = udev_value(tree, sys, "ID_SERIAL_SHORT");
 }
 
 constexpr std::uint64_t sector = 512; // of every size in sysfs
@@ -146,7 +156,8 @@ void read_partitions(const SysTree& tree, const std::string& sys, DiskInventory&
       continue;
     const std::string part = sys + "/" + name;
     disk.partitions.push_back({name, static_cast<unsigned>(*number), sectors(tree, part + "/start"),
-                               sectors(tree, part + "/size"), tree.list(part + "/holders")});
+                               sectors(tree, part + "/size"), partition_uuid(tree, part),
+                               tree.list(part + "/holders")});
   }
   std::sort(disk.partitions.begin(), disk.partitions.end(),
             [](const auto& a, const auto& b) { return a.number < b.number; });

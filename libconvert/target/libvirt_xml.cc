@@ -7,6 +7,7 @@
 #include <map>
 #include <string_view>
 #include <tinyxml2.h>
+#include <utility>
 
 namespace kvmport {
 namespace {
@@ -77,8 +78,44 @@ void write_identity(Writer& xml, const TargetMachine& machine) {
   xml.text("vcpu", std::to_string(source.cpu.count()), {{"placement", "static"}});
 }
 
+/// formatdomain.html, "SMBIOS System Information".
+void write_smbios(Writer& xml, const MachineSmbios& smbios) {
+  using Entries = std::vector<std::pair<const char*, const std::string*>>;
+  const auto block = [&](const char* name, const Entries& entries) {
+    bool open = false;
+    for (const auto& [key, value] : entries)
+      if (!value->empty()) {
+        if (!std::exchange(open, true))
+          xml.open(name);
+        xml.text("entry", *value, {{"name", key}});
+      }
+    if (open)
+      xml.close();
+  };
+  xml.open("sysinfo", {{"type", "smbios"}});
+  block("system", {{"manufacturer", &smbios.manufacturer},
+                   {"product", &smbios.product},
+                   {"version", &smbios.version},
+                   {"serial", &smbios.serial},
+                   {"sku", &smbios.sku},
+                   {"family", &smbios.family}});
+  block("baseBoard", {{"manufacturer", &smbios.board_manufacturer},
+                      {"product", &smbios.board_product},
+                      {"version", &smbios.board_version},
+                      {"serial", &smbios.board_serial},
+                      {"asset", &smbios.board_asset}});
+  block("chassis", {{"manufacturer", &smbios.chassis_manufacturer},
+                    {"version", &smbios.chassis_version},
+                    {"serial", &smbios.chassis_serial},
+                    {"asset", &smbios.chassis_asset},
+                    {"sku", &smbios.chassis_sku}});
+  xml.close();
+}
+
 void write_system(Writer& xml, const TargetMachine& machine) {
   const Machine& source = machine.source;
+  if (!source.smbios.empty())
+    write_smbios(xml, source.smbios);
   xml.open("os");
   xml.text("type", "hvm", {{"arch", "x86_64"}, {"machine", "q35"}});
   if (machine.uefi) {
@@ -92,6 +129,8 @@ void write_system(Writer& xml, const TargetMachine& machine) {
     else
       xml.text("nvram", machine.nvram_file, {{"template", firmware.variables}});
   }
+  if (!source.smbios.empty())
+    xml.empty("smbios", {{"mode", "sysinfo"}});
   xml.close();
   xml.open("features");
   xml.empty("acpi");

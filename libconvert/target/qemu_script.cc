@@ -115,6 +115,34 @@ void add_nics(Script& script, const TargetMachine& machine, const std::map<std::
   }
 }
 
+void add_smbios(Script& script, const MachineSmbios& smbios) {
+  using Entries = std::vector<std::pair<const char*, const std::string*>>;
+  const auto add = [&](const char* type, const Entries& entries) {
+    std::string value;
+    for (const auto& [key, text] : entries)
+      if (!text->empty())
+        value += std::string(",") + key + "=" + option_value(*text);
+    if (!value.empty())
+      script.add("-smbios", std::string("type=") + type + value);
+  };
+  add("1", {{"manufacturer", &smbios.manufacturer},
+            {"product", &smbios.product},
+            {"version", &smbios.version},
+            {"serial", &smbios.serial},
+            {"sku", &smbios.sku},
+            {"family", &smbios.family}});
+  add("2", {{"manufacturer", &smbios.board_manufacturer},
+            {"product", &smbios.board_product},
+            {"version", &smbios.board_version},
+            {"serial", &smbios.board_serial},
+            {"asset", &smbios.board_asset}});
+  add("3", {{"manufacturer", &smbios.chassis_manufacturer},
+            {"version", &smbios.chassis_version},
+            {"serial", &smbios.chassis_serial},
+            {"asset", &smbios.chassis_asset},
+            {"sku", &smbios.chassis_sku}});
+}
+
 void add_tpm(Script& script, const TargetMachine& machine) {
   if (!machine.source.tpm)
     return;
@@ -160,6 +188,7 @@ std::string qemu_script(const TargetMachine& machine) {
   script.add("-smp", std::to_string(source.cpu.count()) + ",sockets=" + std::to_string(source.cpu.sockets) + ",cores=" +
                          std::to_string(source.cpu.cores) + ",threads=" + std::to_string(source.cpu.threads));
   script.add("-rtc", source.rtc_localtime ? "base=localtime,driftfix=slew" : "base=utc,driftfix=slew");
+  add_smbios(script, source.smbios);
   if (!source.genid.empty())
     script.add("-device", "vmgenid,guid=" + option_value(source.genid));
   script.line("set -- \"$@\" -nodefaults -boot strict=on");
