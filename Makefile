@@ -173,17 +173,19 @@ lint-man: deps
 
 # Fuzz targets are linked with sources that are built with sanitizers once, into $(B)/fuzz-obj: the readers of images with
 # formats and base, FUZZ_GUEST with what a guest that boots reaches (no /dev/kvm is needed) and what that sits on, FUZZ_COPY
-# with the readers of free maps.
+# with the readers of free maps, FUZZ_FIRMWARE with those of a physical machine's firmware tables.
 FUZZ_SECONDS ?= 60
 FUZZ_CXX = clang++ -std=c++20 -O1 -g1 -I. -I$(B)/gen -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION -fno-omit-frame-pointer -fno-sanitize-recover=all $(shell pkg-config --cflags $(PKGS) $(LATE_PKGS) 2>/dev/null)
 FUZZ_GUEST := $(patsubst %,$(B)/bin/fuzz/%_fuzz,virtqueue virtio_net pci fw_cfg devices linux_boot judge ext_journal)
 FUZZ_COPY := $(patsubst %,$(B)/bin/fuzz/%_fuzz,free_blocks block_stack)
+FUZZ_FIRMWARE := $(B)/bin/fuzz/firmware_tables_fuzz
 fuzz_obj = $(patsubst %.cc,$(B)/fuzz-obj/%.o,$(1))
 fuzz_guest_src := $(filter-out kvmboot/vmm/vm.cc kvmboot/vmm/pc.cc,$(wildcard kvmboot/vmm/*.cc)) \
   $(patsubst %,kvmboot/%.cc,answerer judge patterns) \
   $(patsubst %,formats/%.cc,overlay image source_file ext_journal ext2_io kernel_image) $(call room_src,base)
 fuzz_copy_src := $(wildcard libconvert/copy/*free*.cc libconvert/copy/*_log.cc libconvert/copy/*_tree.cc) \
   $(patsubst %,formats/%.cc,overlay image source_file ext2_io partitions block_stack mapped_image lvm lvm_config md_array part ntfs_records) $(call room_src,base)
+fuzz_firmware_src := $(patsubst %,libconvert/%.cc,p2v/smbios p2v/efi_variables machine/text) $(call room_src,formats) $(call room_src,base)
 
 $(B)/fuzz-obj/%.o: %.cc
 	@mkdir -p $(@D)
@@ -191,7 +193,8 @@ $(B)/fuzz-obj/%.o: %.cc
 $(call fuzz_obj,kvmboot/vmm/acpi.cc): $(DSDT)
 $(FUZZ_GUEST): $(call fuzz_obj,$(fuzz_guest_src))
 $(FUZZ_COPY): $(call fuzz_obj,$(fuzz_copy_src))
-$(filter-out $(FUZZ_GUEST) $(FUZZ_COPY),$(FUZZERS)): $(call fuzz_obj,$(call room_src,formats) $(call room_src,base))
+$(FUZZ_FIRMWARE): $(call fuzz_obj,$(fuzz_firmware_src))
+$(filter-out $(FUZZ_GUEST) $(FUZZ_COPY) $(FUZZ_FIRMWARE),$(FUZZERS)): $(call fuzz_obj,$(call room_src,formats) $(call room_src,base))
 $(FUZZERS): $(B)/bin/fuzz/%: $(B)/fuzz-obj/tests/fuzz/%.o
 	@mkdir -p $(@D)
 	$(FUZZ_CXX) -fsanitize=fuzzer,address,undefined -Wl,--as-needed $^ $(LIBS_ALL) -o $@

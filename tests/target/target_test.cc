@@ -80,6 +80,12 @@ const Variant variants[] = {
      [](TargetMachine& m) {
        m = {}, m.disks = {{"/d.qcow2", "qcow2", 512, 512, "", {}}};
      }},
+    {"smbios",
+     [](TargetMachine& m) {
+       m.source.smbios = {"Maker, Inc.", "Box <9>", "v1",      "SN 1",       "SKU", "Family", "Board Maker", "BRD",
+                          "1.1",         "B-1",     "ASSET B", "Metal & Co", "C1",  "CH-1",   "ASSET-42",    "CSKU"};
+     }},
+    {"smbios_serial_only", [](TargetMachine& m) { m.source.smbios.serial = "SN-1"; }},
     {"no_disk", [](TargetMachine& m) { m.disks.clear(); }},
     {"boot_orders", [](TargetMachine& m) { m.disks[1].boot_order = 1, m.source.nics[0].boot_order = 2; }},
     {"hostile_text",
@@ -181,6 +187,22 @@ TEST(LibvirtXml, KeepsWhatTheGuestSees) {
                "org.qemu.guest_agent.0");
   EXPECT_NE(devices->FirstChildElement("rng"), nullptr);
   EXPECT_NE(devices->FirstChildElement("memballoon"), nullptr);
+}
+
+TEST(LibvirtXml, SmbiosStringsAreKeptAndOnlyThen) {
+  TargetMachine m = web_server();
+  EXPECT_EQ(libvirt_xml(m).find("sysinfo"), std::string::npos);
+  EXPECT_EQ(qemu_script(m).find("-smbios"), std::string::npos);
+  m.source.smbios.serial = "SN-1";
+  m.source.smbios.chassis_asset = "ASSET,42";
+  const std::string xml = libvirt_xml(m);
+  EXPECT_NE(xml.find("<entry name=\"serial\">SN-1</entry>"), std::string::npos);
+  EXPECT_NE(xml.find("<smbios mode=\"sysinfo\"/>"), std::string::npos);
+  EXPECT_EQ(xml.find("baseBoard"), std::string::npos);
+  TempDir dir;
+  const auto arguments = script_arguments(qemu_script(m), dir.path());
+  EXPECT_TRUE(has_option(arguments, "-smbios", "type=1,serial=SN-1"));
+  EXPECT_TRUE(has_option(arguments, "-smbios", "type=3,asset=ASSET,,42"));
 }
 
 TEST(LibvirtXml, FirmwareFilesExistAndFollowSecureBoot) {
