@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // kvm-p2v: brings a physical machine to KVM. See kvm-p2v(1).
+#include "cmd/capture_command.h"
 #include "cmd/inventory_command.h"
+#include "cmd/receive_command.h"
 
 int main(int argc, char** argv) {
   using namespace kvmport;
-  CLI::App app{"Brings a physical machine to KVM", "kvm-p2v"};
+  CLI::App app{"Brings a physical machine to KVM and proves that it boots there", "kvm-p2v"};
   app.require_subcommand(1);
   CommonArguments common;
   InventoryArguments inventory_arguments;
+  CaptureArguments capture_arguments;
+  ReceiveArguments receive_arguments;
   CLI::App* inventory = add_inventory_command(app, inventory_arguments);
-  for (CLI::App* command : {inventory})
+  CLI::App* capture = add_capture_command(app, capture_arguments);
+  CLI::App* receive = add_receive_command(app, receive_arguments);
+  for (CLI::App* command : {inventory, capture, receive})
     add_common_options(*command, common);
-  return run_program(app, argc, argv, common, [&](Console& console, const StopToken&) {
-    return *inventory ? run_inventory(inventory_arguments, console) : exit_usage;
+  return run_program(app, argc, argv, common, [&](Console& console, const StopToken& stop) {
+    if (*inventory)
+      return run_inventory(inventory_arguments, console);
+    return *capture ? run_capture(capture_arguments, console, stop) : run_receive(receive_arguments, console, stop);
   });
 }

@@ -156,8 +156,9 @@ class Conversion {
 
 void Conversion::open() {
   const StageTimer timer(report_, times_mutex_, "open");
-  sink_.stage("open", "opening " + options_.sources.front().string());
-  source_ = open_source_machine(options_.sources, options_.source, sink_);
+  sink_.stage("open", "opening " + (options_.machine ? options_.machine->name : options_.sources.front().string()));
+  source_ = options_.machine ? open_known_machine(*options_.machine, options_.source, sink_)
+                             : open_source_machine(options_.sources, options_.source, sink_);
   name_source_disks(source_.machine);
   if (source_.images.empty())
     throw Error("DISK_MISSING", "the machine " + source_.machine.name + " has no hard disk");

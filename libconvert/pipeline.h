@@ -22,6 +22,7 @@ namespace kvmport {
 
 struct ConvertOptions {
   std::vector<std::filesystem::path> sources;
+  std::optional<Machine> machine; ///< instead of sources: a machine that is known already
   SourceOptions source;
   std::string name;                       ///< of the result; empty: the source's name
   std::filesystem::path output_directory; ///< made when it does not exist; not touched by a dry run

@@ -23,6 +23,9 @@ constexpr std::uint64_t version = 1;
 constexpr std::size_t header_size = 40;
 constexpr std::size_t frame_size = 16;
 constexpr std::size_t run_size = 32;
+// A record without runs whose checkpoint is this and a number of 8 bytes: settle().
+constexpr std::string_view settle_magic = "SETTLED!";
+constexpr std::size_t settle_size = 16;
 
 std::uint64_t checksum(ByteSpan bytes) {
   return XXH64(bytes.data(), bytes.size(), 0);
@@ -49,6 +52,7 @@ bool parse(ByteSpan payload, Journal::Content& content) {
   if (chunk_size != content.chunk_size) { // chunks of another size can't be compared with those before
     content.chunk_size = chunk_size;
     content.chunks.clear();
+    content.settled = 0;
   }
   for (std::uint64_t i = 0; i < runs; i++) {
     const std::size_t at = 16 + i * run_size;
@@ -57,7 +61,10 @@ bool parse(ByteSpan payload, Journal::Content& content) {
                               {load_le<std::uint64_t>(payload, at + 16), load_le<std::uint64_t>(payload, at + 24)}});
   }
   const ByteSpan rest = payload.subspan(16 + runs * run_size);
-  content.checkpoints.emplace_back(rest.begin(), rest.end());
+  if (runs == 0 && rest.size() == settle_size && as_text(rest).starts_with(settle_magic))
+    content.settled = std::min<std::size_t>(load_le<std::uint64_t>(rest, settle_magic.size()), content.chunks.size());
+  else
+    content.checkpoints.emplace_back(rest.begin(), rest.end());
   return true;
 }
 
@@ -150,6 +157,7 @@ std::optional<Journal::Content> Journal::load(const Digest& identity) {
     return std::nullopt;
   if (::ftruncate(file_.get(), static_cast<off_t>(end_)) != 0)
     throw system_error(errno, "can't cut " + path_.string());
+  runs_ = content.chunks.size();
   return content;
 }
 
@@ -161,9 +169,10 @@ void Journal::begin(const Digest& identity) {
     throw system_error(errno, "can't sync " + path_.string());
   sync_directory(path_.parent_path());
   end_ = header_size;
+  runs_ = 0;
 }
 
-void Journal::append(std::uint64_t chunk_size, const std::vector<ChunkRun>& chunks, ByteSpan checkpoint) {
+void Journal::write_record(std::uint64_t chunk_size, const std::vector<ChunkRun>& chunks, ByteSpan checkpoint) {
   Bytes record(frame_size + 16 + chunks.size() * run_size + checkpoint.size());
   store_le<std::uint64_t>(record, frame_size, chunk_size);
   store_le<std::uint64_t>(record, frame_size + 8, chunks.size());
@@ -181,9 +190,25 @@ void Journal::append(std::uint64_t chunk_size, const std::vector<ChunkRun>& chun
   store_le<std::uint64_t>(record, 0, payload.size());
   store_le<std::uint64_t>(record, 8, checksum(payload));
   write_exact(file_.get(), end_, record, path_.string());
+  end_ += record.size();
+  runs_ += chunks.size();
+}
+
+void Journal::append(std::uint64_t chunk_size, const std::vector<ChunkRun>& chunks, ByteSpan checkpoint) {
+  write_record(chunk_size, chunks, checkpoint);
   if (::fdatasync(file_.get()) != 0)
     throw system_error(errno, "can't sync " + path_.string());
-  end_ += record.size();
+}
+
+void Journal::note(std::uint64_t chunk_size, const std::vector<ChunkRun>& chunks) {
+  write_record(chunk_size, chunks, {});
+}
+
+void Journal::settle(std::uint64_t chunk_size, std::size_t runs) {
+  Bytes mark(settle_size);
+  std::memcpy(mark.data(), settle_magic.data(), settle_magic.size());
+  store_le<std::uint64_t>(mark, settle_magic.size(), runs);
+  append(chunk_size, {}, mark);
 }
 
 void Journal::remove() {

@@ -55,6 +55,7 @@ class Journal {
     std::uint64_t chunk_size = 0;
     std::vector<ChunkRun> chunks;
     std::vector<Bytes> checkpoints; ///< for ImageWriter::restore()
+    std::size_t settled = 0;        ///< so many of `chunks`, from the first on, are as durable as settle() promised
   };
 
   /// Opens or creates the file and locks it. Errors: OUTPUT_BUSY when another run holds it, FILE_EXISTS when the file
@@ -68,6 +69,12 @@ class Journal {
   void begin(const Digest& identity);
   /// Adds one record and makes it durable. Chunk numbers count in units of `chunk_size`.
   void append(std::uint64_t chunk_size, const std::vector<ChunkRun>& chunks, ByteSpan checkpoint);
+  /// Adds one record that may be lost when the host goes down (not when the process does).
+  void note(std::uint64_t chunk_size, const std::vector<ChunkRun>& chunks);
+  /// How many runs were recorded so far, those that were loaded included.
+  std::size_t runs() const { return runs_; }
+  /// Promises, durably, that the data of the first `runs` runs is durable.
+  void settle(std::uint64_t chunk_size, std::size_t runs);
   /// Removes the file; the lock stays until the object goes.
   void remove();
 
@@ -75,6 +82,9 @@ class Journal {
   std::filesystem::path path_;
   UniqueFd file_;
   std::uint64_t end_ = 0; ///< where the next record goes
+  std::size_t runs_ = 0;
+
+  void write_record(std::uint64_t chunk_size, const std::vector<ChunkRun>& chunks, ByteSpan checkpoint);
 };
 
 } // namespace kvmport

@@ -119,22 +119,10 @@ void check_running(const Source& source) {
       check_not_locked(file);
 }
 
-} // namespace
-
-Source open_source_machine(const std::vector<fs::path>& paths, const SourceOptions& options, EventSink& sink) {
-  if (paths.empty())
-    throw Error("USAGE", "no source is named");
-  SourceKind kind = SourceKind::disk;
-  if (options.input_format.empty())
-    for (const fs::path& path : paths) {
-      kind = source_kind(path);
-      if (kind != SourceKind::disk && paths.size() > 1)
-        throw Error("USAGE", path.string() + " is a machine description: it can't be joined with other sources", {},
-                    "give one description, or one or more disk images");
-    }
-  const bool described = kind != SourceKind::disk;
+/// Opens the disks of `machine`. A described disk has a format of its own.
+Source open_disks(Machine machine, bool described, const SourceOptions& options, EventSink& sink) {
   Source source;
-  source.machine = described ? read_description(kind, paths.front(), options.read) : bare_machine(paths);
+  source.machine = std::move(machine);
   source.machine.name = clean_utf8(source.machine.name);
   for (MachineDisk& disk : source.machine.disks) {
     const std::string& format = described ? disk.format : options.input_format;
@@ -155,6 +143,28 @@ Source open_source_machine(const std::vector<fs::path>& paths, const SourceOptio
   for (const std::string& note : source.machine.notes)
     sink.message(EventSink::Level::info, "SOURCE_NOTE", note);
   return source;
+}
+
+} // namespace
+
+Source open_known_machine(const Machine& machine, const SourceOptions& options, EventSink& sink) {
+  return open_disks(machine, true, options, sink);
+}
+
+Source open_source_machine(const std::vector<fs::path>& paths, const SourceOptions& options, EventSink& sink) {
+  if (paths.empty())
+    throw Error("USAGE", "no source is named");
+  SourceKind kind = SourceKind::disk;
+  if (options.input_format.empty())
+    for (const fs::path& path : paths) {
+      kind = source_kind(path);
+      if (kind != SourceKind::disk && paths.size() > 1)
+        throw Error("USAGE", path.string() + " is a machine description: it can't be joined with other sources", {},
+                    "give one description, or one or more disk images");
+    }
+  const bool described = kind != SourceKind::disk;
+  return open_disks(described ? read_description(kind, paths.front(), options.read) : bare_machine(paths), described,
+                    options, sink);
 }
 
 } // namespace kvmport

@@ -38,6 +38,9 @@ SourceKind source_kind(const std::filesystem::path& path);
 Source open_source_machine(const std::vector<std::filesystem::path>& paths, const SourceOptions& options,
                            EventSink& sink);
 
+/// The same for a machine that is known already: `machine.disks` name their files and formats.
+Source open_known_machine(const Machine& machine, const SourceOptions& options, EventSink& sink);
+
 /// Error SOURCE_RUNNING when another program holds `path` open for writing with QEMU's image locks (bytes 100–163 and
 /// 200–263 of the file: QEMU, qemu-nbd, libguestfs). Programs that take no locks can't be seen.
 void check_not_locked(const std::filesystem::path& path);

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cmd/capture_command.h"
+
+#include "libconvert/machine/text.h"
+#include "libconvert/target/target.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+namespace kvmport {
+namespace {
+
+constexpr const char* examples = R"(
+Examples:
+  kvm-p2v capture --to ssh://p2v@kvm1.example.net/srv/p2v
+  kvm-p2v capture --to ssh://p2v@10.0.0.5:2222/srv/p2v --host-key SHA256:ufz… --disks sda,sdb --name db1
+  kvm-p2v capture --to /mnt/usb --no-convert
+)";
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  if (::gethostname(name.data(), name.size() - 1) != 0)
+    return "machine";
+  const std::string text(name.data());
+  return text.substr(0, text.find('.'));
+}
+
+std::unique_ptr<Image> open_disk(const std::filesystem::path& path) {
+  OpenOptions open;
+  open.format = "raw";
+  return open_image(path, open);
+}
+
+std::string describe(const CaptureResult& r) {
+  std::string text;
+  for (const auto& disk : r.disks) {
+    text += fmt::format("disk of {}: {} used\n", human_size(disk.size), human_size(disk.used));
+    for (const auto& note : disk.notes)
+      text += "  " + note + "\n";
+  }
+  const CaptureStats& s = r.stats;
+  text += fmt::format("sent: {} of {} used, {} over the wire, {} chunks", human_size(s.payload), human_size(s.used),
+                      human_size(s.wire), s.chunks);
+  text += s.reconnects != 0 ? fmt::format(", {} reconnects\n", s.reconnects) : "\n";
+  for (const auto& file : r.result.value("files", std::vector<std::string>()))
+    text += printable(file, false) + "\n";
+  if (!r.result.value("converted", false))
+    return text + "captured and verified; not converted\n";
+  return text + (r.result.value("proven", false) ? "proven: the result boots on the server\n" : "not proven\n");
+}
+
+nlohmann::json describe_json(const CaptureResult& r) {
+  return {{"receiver", r.result},
+          {"total", r.stats.total},
+          {"used", r.stats.used},
+          {"payload", r.stats.payload},
+          {"wire", r.stats.wire},
+          {"chunks", r.stats.chunks},
+          {"reconnects", r.stats.reconnects},
+          {"proven", r.result.value("proven", false)}};
+}
+
+} // namespace
+
+CLI::App* add_capture_command(CLI::App& app, CaptureArguments& a) {
+  CLI::App* c = app.add_subcommand("capture", "Send this machine to a server, which makes a proven guest of it");
+  CaptureOptions& o = a.options;
+  c->add_option("--to", a.to, "ssh://[USER@]HOST[:PORT]/DIR, or a directory")->required();
+  c->add_option("--host-key", a.host_key, "SHA256:…: accept only this host key of the server");
+  c->add_option("--identity", a.identity, "File of the private key for ssh");
+  c->add_option("--remote-program", a.remote_program, "kvm-p2v on the server, when it is not on its PATH");
+  auto* disks = c->add_option("--disks", a.disks, "Kernel names of the disks to send (default: all)")->delimiter(',');
+  c->add_option("--disk", a.paths, "Device or raw image to send; several times for several disks")->excludes(disks);
+  c->add_option("--name", o.name, "Name of the result (default: this host's name)");
+  c->add_option("--streams", o.streams, "Connections that carry data")->check(CLI::Range(1, 16))->capture_default_str();
+  c->add_option("--bandwidth", o.bandwidth, "Most bytes a second (50M, 1G); 0: no limit")
+      ->transform(CLI::AsSizeValue(false));
+  c->add_option("--retry-for", a.retry_for, "Seconds to try again after a lost connection")->capture_default_str();
+  c->add_flag("--no-compress", a.no_compress, "Send as it is");
+  c->add_flag("--everything", o.everything, "Send free blocks too");
+  c->add_flag("--no-convert", a.no_convert, "Store disks and description, change nothing (exit status 3)");
+  c->add_flag("--no-boot", a.no_boot, "Make no boot proof (exit status 3)");
+  c->add_option("--format", o.wishes.format, "Format of the result's disks")
+      ->check(CLI::IsMember({"raw", "qcow2"}))
+      ->capture_default_str();
+  c->add_option("--compression", o.wishes.compress, "Compress the clusters of the resulting qcow2")
+      ->check(CLI::IsMember({"none", "zlib", "zstd"}))
+      ->capture_default_str();
+  c->add_option("--until", o.wishes.until, "Milestone that proves the boot")->capture_default_str();
+  c->add_option("--timeout", o.wishes.timeout, "Seconds for the proof")->capture_default_str();
+  c->add_flag("--force", o.wishes.force, "Replace existing output of this name");
+  c->footer(examples);
+  return c;
+}
+
+int run_capture(const CaptureArguments& a, Console& console, const StopToken& stop) {
+  CaptureOptions options = a.options;
+  options.target = parse_link_target(a.to);
+  options.target.host_key = a.host_key;
+  options.target.identity = a.identity;
+  options.target.program = a.remote_program;
+  options.patience = std::chrono::seconds(a.retry_for);
+  options.compress = !a.no_compress;
+  options.wishes.convert = !a.no_convert;
+  options.wishes.boot = !a.no_boot;
+  options.interactive = !console.json() && ::isatty(STDERR_FILENO) == 1;
+  options.name = safe_name(options.name.empty() ? host_name() : options.name);
+  std::vector<CaptureDisk> disks;
+  for (const auto& path : a.paths) {
+    MachineDisk disk;
+    disk.source_name = "sd" + disk_letters(static_cast<unsigned>(disks.size()));
+    disks.push_back({open_disk(path), {}});
+    disk.capacity = disks.back().image->size();
+    options.machine.disks.push_back(disk);
+  }
+  options.machine.name = options.name;
+  const CaptureResult result = capture_machine(options, disks, console, stop);
+  console.result(describe(result), describe_json(result));
+  return result.result.value("proven", false) ? exit_done : exit_not_proven;
+}
+
+} // namespace kvmport

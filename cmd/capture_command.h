@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// `kvm-p2v capture`: sends the disks of this machine to a server.
+#pragma once
+
+#include "cmd/cli.h"
+#include "libconvert/p2v/capture.h"
+
+namespace kvmport {
+
+struct CaptureArguments {
+  CaptureOptions options;
+  std::string to, host_key, identity, remote_program;
+  std::vector<std::string> disks;           ///< kernel names
+  std::vector<std::filesystem::path> paths; ///< devices or raw images instead
+  unsigned retry_for = 1800;
+  bool no_compress = false, no_convert = false, no_boot = false;
+};
+
+CLI::App* add_capture_command(CLI::App& app, CaptureArguments& arguments);
+int run_capture(const CaptureArguments& arguments, Console& console, const StopToken& stop);
+
+} // namespace kvmport

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// What of a disk has to be sent, and what is known of its chunks on both sides.
+#pragma once
+
+#include "libconvert/p2v/messages.h"
+
+#include <optional>
+
+namespace kvmport {
+
+/// One disk of a capture. Chunks may be prepared by several threads, each chunk by one at a time.
+class CapturePlan {
+ public:
+  /// Reads the free maps of `image` (borrowed) unless `everything` is to be sent.
+  CapturePlan(const Image& image, bool everything);
+
+  std::uint64_t size() const { return size_; }
+  std::uint64_t chunks() const { return have_.size(); }
+  const ManifestDisk& manifest() const { return manifest_; }
+  /// Bytes of the chunk that are used.
+  std::uint64_t used_in(std::uint64_t chunk) const;
+
+  /// Forgets what the receiver has: it holds zeros.
+  void receiver_has_nothing();
+  /// Error PROTOCOL_ERROR for chunks that the disk does not have.
+  void receiver_has(const std::vector<ChunkRun>& runs);
+  void receiver_has(std::uint64_t chunk, const Digest& digest) { have_[chunk] = digest; }
+
+  /// Fills `buffer` with the chunk as the receiver shall have it, and returns its digest; nothing when the receiver is
+  /// known to have just that.
+  std::optional<Digest> read_if_needed(std::uint64_t chunk, Bytes& buffer);
+  /// The source may have changed there: it is read again.
+  void forget(Range range);
+  /// Of all chunks. All were read by now.
+  Digest digest() const;
+
+ private:
+  std::uint64_t length_of(std::uint64_t chunk) const;
+
+  const Image& image_;
+  std::uint64_t size_;
+  ManifestDisk manifest_;
+  std::vector<Range> used_; ///< sorted, not overlapping
+  Digest zero_, last_zero_;
+  std::vector<Digest> have_;                ///< what the receiver holds
+  std::vector<std::optional<Digest>> ours_; ///< what it shall hold
+};
+
+} // namespace kvmport

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libconvert/p2v/link.h"
+
+#include "libconvert/machine/text.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <openssl/evp.h>
+#include <sstream>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+namespace fs = std::filesystem;
+
+namespace kvmport {
+namespace {
+
+constexpr int socket_buffer = 1 << 20;
+
+[[noreturn]] void reject(const std::string& text, const std::string& why) {
+  throw Error("USAGE", "can't capture to " + printable(text), why,
+              "name a directory, or ssh://[USER@]HOST[:PORT]/DIRECTORY");
+}
+
+bool has_control_characters(const std::string& text) {
+  return std::any_of(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+}
+
+/// `text` as one word of a POSIX shell.
+std::string shell_quoted(const std::string& text) {
+  std::string quoted = "'";
+  for (const char c : text)
+    quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
+/// A directory as the server's shell shall see it: "/~/x" counts from the home directory.
+std::string remote_directory(const std::string& directory) {
+  if (directory == "/~" || directory.starts_with("/~/"))
+    return "\"$HOME\"" + shell_quoted(directory.substr(2));
+  return shell_quoted(directory);
+}
+
+std::string base64(ByteSpan bytes) {
+  std::string text(4 * ((bytes.size() + 2) / 3) + 1, '\0');
+  const int n = ::EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
+                                  reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
+  text.resize(static_cast<std::size_t>(n));
+  return text;
+}
+
+} // namespace
+
+LinkTarget parse_link_target(const std::string& text) {
+  LinkTarget target;
+  const std::string scheme = "ssh://";
+  if (has_control_characters(text))
+    reject(text, "it holds control characters");
+  if (!text.starts_with(scheme)) {
+    if (text.empty() || text.find("://") != std::string::npos)
+      reject(text, "it is neither a directory nor an ssh:// address");
+    target.directory = text;
+    return target;
+  }
+  const std::size_t slash = text.find('/', scheme.size());
+  if (slash == std::string::npos || slash + 1 == text.size())
+    reject(text, "the directory on the server is missing");
+  std::string authority = text.substr(scheme.size(), slash - scheme.size());
+  target.directory = text.substr(slash);
+  if (const std::size_t at = authority.rfind('@'); at != std::string::npos) {
+    target.user = authority.substr(0, at);
+    authority = authority.substr(at + 1);
+    if (target.user.find(':') != std::string::npos)
+      reject("ssh://…", "a password has no place in an address: ssh asks for it, or use a key");
+  }
+  const std::size_t bracket = authority.starts_with('[') ? authority.find(']') : 0;
+  if (bracket == std::string::npos)
+    reject(text, "the bracket of the address is not closed");
+  if (const std::size_t colon = authority.find(':', bracket); colon != std::string::npos) {
+    const auto port = parse_number(authority.substr(colon + 1));
+    if (!port || *port == 0 || *port > 65535)
+      reject(text, "the port is no number from 1 to 65535");
+    target.port = static_cast<std::uint16_t>(*port);
+    authority.resize(colon);
+  }
+  target.host = bracket != 0 ? authority.substr(1, bracket - 1) : authority;
+  if (target.host.empty())
+    reject(text, "the host is missing");
+  for (const auto* word : {&target.host, &target.user})
+    if (word->starts_with('-') || word->find_first_of(" '\"\\$`") != std::string::npos)
+      reject(text, "\"" + *word + "\" is no name of a host or user");
+  return target;
+}
+
+std::optional<std::string> key_fingerprint(const std::string& text) {
+  if (text.empty() || text.size() % 4 != 0)
+    return std::nullopt;
+  Bytes blob(text.size() / 4 * 3);
+  const int n = ::EVP_DecodeBlock(reinterpret_cast<unsigned char*>(blob.data()),
+                                  reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
+  if (n < 0)
+    return std::nullopt;
+  blob.resize(static_cast<std::size_t>(n) - static_cast<std::size_t>(std::count(text.end() - 2, text.end(), '=')));
+  std::array<std::byte, 32> digest{};
+  unsigned length = 0;
+  if (::EVP_Digest(blob.data(), blob.size(), reinterpret_cast<unsigned char*>(digest.data()), &length, ::EVP_sha256(),
+                   nullptr) != 1)
+    return std::nullopt;
+  std::string fingerprint = base64(digest);
+  while (fingerprint.ends_with('='))
+    fingerprint.pop_back();
+  return "SHA256:" + fingerprint;
+}
+
+// --- a connection ----------------------------------------------------------------------------------------------------
+
+namespace {
+
+struct Ends {
+  UniqueFd ours, theirs;
+};
+
+Ends make_ends() {
+  auto [ours, theirs] = socket_pair(SOCK_STREAM);
+  for (const UniqueFd* fd : {&ours, &theirs})
+    ::setsockopt(fd->get(), SOL_SOCKET, SO_SNDBUF, &socket_buffer, sizeof socket_buffer);
+  return {std::move(ours), std::move(theirs)};
+}
+
+Child start(const std::vector<std::string>& argv, const StopToken& stop, int errors,
+            std::unique_ptr<Connection>& connection) {
+  Ends in = make_ends(), out = make_ends();
+  ::shutdown(in.ours.get(), SHUT_RD);
+  ::shutdown(out.ours.get(), SHUT_WR);
+  Child child(argv, {{in.theirs.get(), 0}, {out.theirs.get(), 1}, {errors, 2}});
+  connection = std::make_unique<Connection>(std::move(out.ours), std::move(in.ours), stop);
+  return child;
+}
+
+} // namespace
+
+LinkConnection::LinkConnection(const std::vector<std::string>& argv, const StopToken& stop)
+    : errors_(::memfd_create("errors", MFD_CLOEXEC)), child_(start(argv, stop, errors_.get(), connection_)) {}
+
+LinkConnection::LinkConnection(UniqueFd socket, const StopToken& stop) {
+  UniqueFd out(::fcntl(socket.get(), F_DUPFD_CLOEXEC, 3));
+  if (!out)
+    throw system_error(errno, "can't use a socket twice");
+  connection_ = std::make_unique<Connection>(std::move(socket), std::move(out), stop);
+}
+
+std::string LinkConnection::complaints() {
+  if (!child_)
+    return {};
+  child_->wait(std::chrono::milliseconds(300)); // what it says last is said before it ends
+  Bytes bytes(4096);
+  const std::uint64_t size = file_size(errors_.get());
+  bytes.resize(read_some(errors_.get(), size - std::min<std::uint64_t>(size, bytes.size()), bytes, "errors"));
+  std::string text(as_text(bytes));
+  while (!text.empty() && (text.back() == '\n' || text.back() == '\r'))
+    text.pop_back();
+  return printable(text, 1000);
+}
+
+// --- the way there ---------------------------------------------------------------------------------------------------
+
+Link::Link(LinkTarget target, bool interactive) : target_(std::move(target)), interactive_(interactive) {
+  if (!target_.host.empty() && !target_.host_key.empty())
+    pin_host_key();
+}
+
+/// Keys that the server shows are taken only when their fingerprint is the one that was asked for; ssh then checks that
+/// the server really has that key.
+void Link::pin_host_key() {
+  std::vector<std::string> argv{"ssh-keyscan", "-T", "10"};
+  if (target_.port != 0)
+    argv.insert(argv.end(), {"-p", std::to_string(target_.port)});
+  argv.insert(argv.end(), {"--", target_.host});
+  const ProcessResult scan = run_process(argv, std::chrono::seconds(30));
+  std::istringstream lines(scan.out);
+  std::string known, seen;
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string name, type, key;
+    if (line.starts_with('#') || !(words >> name >> type >> key))
+      continue;
+    const std::string fingerprint = key_fingerprint(key).value_or("");
+    seen += (seen.empty() ? "" : ", ") + fingerprint + " (" + printable(type, 60) + ")";
+    if (fingerprint == target_.host_key)
+      known += line + "\n";
+  }
+  if (seen.empty())
+    throw Error("CONNECTION_LOST", "the ssh server of " + target_.host + " does not answer", printable(scan.err, 300),
+                "is the address right, and is the network up?");
+  if (known.empty())
+    throw Error("HOST_KEY_MISMATCH", target_.host + " does not have the host key " + printable(target_.host_key),
+                "it shows " + seen, "compare with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the server");
+  files_.emplace();
+  write_file_durably(files_->path() / "known_hosts", known);
+}
+
+std::vector<std::string> Link::argv() const {
+  if (target_.host.empty())
+    return {target_.program.empty() ? "/proc/self/exe" : target_.program, "receive", "--", target_.directory};
+  std::vector<std::string> argv{"ssh", "-T", "-x", "-a", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3",
+                                "-o", "ConnectTimeout=20", "-o", "ClearAllForwardings=yes",
+                                // Faster than the default where the processor has AES, which is nearly everywhere.
+                                "-o", "Ciphers=^aes128-gcm@openssh.com"};
+  if (!interactive_ || opened_)
+    argv.insert(argv.end(), {"-o", "BatchMode=yes"});
+  if (files_)
+    argv.insert(argv.end(), {"-o", "UserKnownHostsFile=" + (files_->path() / "known_hosts").string(), "-o",
+                             "GlobalKnownHostsFile=/dev/null", "-o", "StrictHostKeyChecking=yes"});
+  if (target_.port != 0)
+    argv.insert(argv.end(), {"-p", std::to_string(target_.port)});
+  if (!target_.identity.empty())
+    argv.insert(argv.end(), {"-i", target_.identity, "-o", "IdentitiesOnly=yes"});
+  if (!target_.user.empty())
+    argv.insert(argv.end(), {"-l", target_.user});
+  argv.insert(argv.end(), {"--", target_.host,
+                           shell_quoted(target_.program.empty() ? "kvm-p2v" : target_.program) + " receive -- " +
+                               remote_directory(target_.directory)});
+  return argv;
+}
+
+std::string Link::description() const {
+  return target_.host.empty()
+             ? target_.directory
+             : (target_.user.empty() ? "" : target_.user + "@") + target_.host + ":" + target_.directory;
+}
+
+std::unique_ptr<LinkConnection> Link::open(const StopToken& stop) {
+  auto link = std::make_unique<LinkConnection>(argv(), stop);
+  opened_ = true;
+  return link;
+}
+
+} // namespace kvmport

@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libconvert/p2v/receive.h"
+
+#include "libconvert/machine/text.h"
+#include "libconvert/p2v/connection.h"
+#include "libconvert/p2v/rendezvous.h"
+#include "libconvert/p2v/spool.h"
+
+#include <condition_variable>
+#include <fmt/format.h>
+#include <memory>
+#include <random>
+#include <thread>
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace kvmport {
+namespace {
+
+constexpr const char* program_text = "kvm-p2v";
+constexpr std::chrono::seconds handshake_patience{30}, control_patience{60};
+/// Data comes when the agent has some; that it is still there the control connection tells.
+constexpr std::chrono::hours data_patience{24 * 365};
+constexpr std::chrono::seconds ping_interval{5}, settle_interval{2};
+constexpr unsigned most_streams = 64, most_rounds = 4;
+
+std::string random_token() {
+  std::random_device random;
+  return fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());
+}
+
+/// The connection that the agent listens on. It may go and be followed by another while a machine is delivered.
+class ControlSlot {
+ public:
+  void set(std::shared_ptr<Connection> connection) {
+    const std::lock_guard lock(mutex_);
+    connection_ = std::move(connection);
+  }
+  std::shared_ptr<Connection> get() const {
+    const std::lock_guard lock(mutex_);
+    return connection_;
+  }
+  /// Sends when somebody is there; a connection that fails is given up.
+  void try_send(FrameType type, const std::string& text) {
+    const auto connection = get();
+    try {
+      if (connection)
+        connection->send(type, text);
+    } catch (const Error&) {
+      connection->abort();
+    }
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::shared_ptr<Connection> connection_;
+};
+
+/// Events go to the agent, and to our own log.
+class WireSink final : public EventSink {
+ public:
+  WireSink(ControlSlot& slot, EventSink& log) : slot_(slot), log_(log) {}
+  void stage(std::string_view stage, std::string_view text) override {
+    log_.stage(stage, text);
+    send({{"event", "stage"}, {"stage", stage}, {"text", text}});
+  }
+  void progress(std::string_view stage, std::uint64_t done, std::uint64_t total) override {
+    log_.progress(stage, done, total);
+    {
+      const std::lock_guard lock(mutex_);
+      const auto now = std::chrono::steady_clock::now();
+      if (now < next_progress_ && done != total)
+        return;
+      next_progress_ = now + std::chrono::milliseconds(200);
+    }
+    send({{"event", "progress"}, {"stage", stage}, {"done", done}, {"total", total}});
+  }
+  void message(Level level, std::string_view code, std::string_view text) override {
+    log_.message(level, code, text);
+    send({{"event", "message"}, {"level", level == Level::info ? "info" : "warning"}, {"code", code}, {"text", text}});
+  }
+
+ private:
+  void send(const json& event) {
+    slot_.try_send(FrameType::event, event.dump(-1, ' ', false, json::error_handler_t::replace));
+  }
+  ControlSlot& slot_;
+  EventSink& log_;
+  std::mutex mutex_;
+  std::chrono::steady_clock::time_point next_progress_{};
+};
+
+HelloMessage read_hello(Connection& connection, std::string* raw = nullptr) {
+  const auto frame = connection.receive();
+  if (!frame)
+    throw Error("CONNECTION_LOST", "the other side went without a word");
+  if (frame->type != FrameType::hello)
+    throw Error("PROTOCOL_ERROR", "the other side does not begin with a greeting");
+  if (raw != nullptr)
+    *raw = as_text(frame->payload);
+  return decode_hello(frame->payload);
+}
+
+/// An error that the agent is told, wherever it came from.
+void tell(Connection& connection, const Error& error) {
+  try {
+    connection.send(FrameType::error, encode(error));
+  } catch (const Error&) { // it is gone
+  }
+}
+
+/// The connections of one agent that carry chunks; a thread each.
+class DataStreams {
+ public:
+  DataStreams(Spool& spool, const StopToken& stop) : spool_(spool), stop_(stop) {}
+  ~DataStreams() { finish(); }
+
+  void add(HandedConnection handed) {
+    const std::lock_guard lock(mutex_);
+    if (closed_ || streams_.size() >= most_streams)
+      return; // its descriptors close: the agent sees that
+    auto stream = std::make_unique<Stream>(std::move(handed), stop_);
+    stream->thread = std::jthread([this, s = stream.get()] { serve(*s); });
+    streams_.push_back(std::move(stream));
+  }
+  void finish() {
+    std::vector<std::unique_ptr<Stream>> streams;
+    {
+      const std::lock_guard lock(mutex_);
+      closed_ = true;
+      streams.swap(streams_);
+    }
+    for (auto& stream : streams)
+      stream->connection.abort();
+    streams.clear(); // joins
+  }
+
+ private:
+  struct Stream {
+    Stream(HandedConnection handed, const StopToken& stop)
+        : connection(std::move(handed.in), std::move(handed.out), stop), waiting(std::move(handed.waiting)) {}
+    Connection connection;
+    UniqueFd waiting;
+    std::jthread thread;
+  };
+
+  void serve(Stream& stream) const {
+    Connection& connection = stream.connection;
+    connection.set_patience(data_patience);
+    try {
+      Bytes scratch;
+      connection.send(FrameType::welcome, encode(WelcomeMessage{p2v_protocol_version, program_text, {}}));
+      while (const auto frame = connection.receive()) {
+        if (frame->type != FrameType::chunk)
+          throw Error("PROTOCOL_ERROR", "a connection for chunks brings something else");
+        const ChunkMessage chunk = decode_chunk(frame->payload);
+        if (chunk.disk >= spool_.size())
+          throw Error("PROTOCOL_ERROR", fmt::format("there is no disk {}", chunk.disk));
+        spool_.disk(chunk.disk).store(chunk, scratch);
+        connection.send(FrameType::ack, {encode(AckMessage{chunk.disk, chunk.index})});
+      }
+    } catch (const Error& error) {
+      tell(connection, error);
+    } catch (const std::exception& error) {
+      tell(connection, Error("INTERNAL", error.what()));
+    }
+    connection.close();
+    stream.waiting.reset();
+  }
+
+  Spool& spool_;
+  const StopToken& stop_;
+  std::mutex mutex_;
+  bool closed_ = false;
+  std::vector<std::unique_ptr<Stream>> streams_;
+};
+
+/// The receiver that has the spool.
+class Leader {
+ public:
+  Leader(const ReceiveOptions& options, EventSink& log, const StopToken& stop)
+      : options_(options), log_(log), stop_(stop), token_(random_token()) {}
+
+  json run(std::shared_ptr<Connection> control, ManifestMessage manifest);
+  const std::string& token() const { return token_; }
+
+ private:
+  struct Successor {
+    std::shared_ptr<Connection> control;
+    UniqueFd waiting;
+  };
+
+  void accept_others();
+  void accept_control(HandedConnection handed);
+  void keep_alive(const std::stop_token& done);
+  bool transfer(Connection& control);
+  void send_have(Connection& control);
+  bool check(Connection& control, const DoneMessage& done);
+  json deliver();
+  std::shared_ptr<Connection> wait_for_successor();
+
+  const ReceiveOptions& options_;
+  EventSink& log_;
+  const StopToken& stop_;
+  const std::string token_;
+  ManifestMessage manifest_;
+  std::unique_ptr<Spool> spool_;
+  std::unique_ptr<Rendezvous> rendezvous_;
+  ControlSlot slot_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::unique_ptr<DataStreams> streams_; ///< while chunks come
+  std::optional<Successor> successor_;   ///< a new control connection for a transfer that is about to end
+  UniqueFd waiting_;                     ///< of the process that the control connection came from
+  bool delivering_ = false;
+  DoneMessage done_;
+};
+
+void Leader::accept_control(HandedConnection handed) {
+  auto control = std::make_shared<Connection>(std::move(handed.in), std::move(handed.out), stop_);
+  control->set_patience(handshake_patience);
+  try {
+    control->send(FrameType::welcome, encode(WelcomeMessage{p2v_protocol_version, program_text, token_}));
+    const auto frame = control->receive();
+    if (!frame || frame->type != FrameType::manifest)
+      throw Error("PROTOCOL_ERROR", "a description of the machine was expected");
+    if (decode_manifest(frame->payload).identity() != manifest_.identity())
+      throw Error("NAME_TAKEN", "another machine is being captured under the name " + manifest_.name, {},
+                  "give another --name");
+    control->set_patience(control_patience);
+    const std::lock_guard lock(mutex_);
+    if (delivering_) {
+      slot_.set(control);
+      waiting_ = std::move(handed.waiting);
+      return;
+    }
+    // The old connection is dead and does not know it yet.
+    successor_ = Successor{std::move(control), std::move(handed.waiting)};
+    if (const auto old = slot_.get())
+      old->abort();
+    changed_.notify_all();
+  } catch (const Error& error) {
+    tell(*control, error);
+  }
+}
+
+/// Runs as long as this receiver leads.
+void Leader::accept_others() {
+  auto handed = rendezvous_->accept();
+  if (!handed)
+    return;
+  try {
+    const HelloMessage hello = decode_hello(as_bytes(handed->hello));
+    if (hello.control)
+      return accept_control(std::move(*handed));
+    const std::lock_guard lock(mutex_);
+    if (hello.token == token_ && streams_)
+      streams_->add(std::move(*handed));
+  } catch (const Error& error) {
+    log_.message(EventSink::Level::warning, error.code(), error.what());
+  }
+}
+
+void Leader::keep_alive(const std::stop_token& done) {
+  auto next_ping = std::chrono::steady_clock::now(), next_settle = next_ping + settle_interval;
+  while (!done.stop_requested()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= next_ping) {
+      slot_.try_send(FrameType::ping, {});
+      next_ping = now + ping_interval;
+    }
+    if (now >= next_settle) {
+      try {
+        spool_->settle();
+      } catch (const Error& error) {
+        log_.message(EventSink::Level::warning, error.code(), error.what());
+      }
+      next_settle = std::chrono::steady_clock::now() + settle_interval;
+    }
+  }
+}
+
+void Leader::send_have(Connection& control) {
+  for (std::size_t i = 0; i < spool_->size(); i++) {
+    HaveMessage have{static_cast<std::uint32_t>(i), {}};
+    for (const ChunkRun& run : spool_->disk(i).have()) {
+      have.runs.push_back(run);
+      if (have.runs.size() == most_have_runs) {
+        control.send(FrameType::have, {encode(have)});
+        have.runs.clear();
+      }
+    }
+    if (!have.runs.empty())
+      control.send(FrameType::have, {encode(have)});
+  }
+  control.send(FrameType::ready, "{}");
+}
+
+/// Compares what is here with what the agent has.
+bool Leader::check(Connection& control, const DoneMessage& done) {
+  if (done.disks.size() != spool_->size())
+    throw Error("PROTOCOL_ERROR", "the other side finished another number of disks");
+  WireSink sink(slot_, log_);
+  sink.stage("verify", "reading back what arrived");
+  bool good = true;
+  for (std::size_t i = 0; i < spool_->size(); i++) {
+    good = spool_->disk(i).verify(sink, stop_) && good;
+    good = spool_->disk(i).digest() == done.disks[i].digest && good;
+  }
+  if (!good)
+    send_have(control);
+  return good;
+}
+
+/// Serves one agent until all is here; false when its connection was lost.
+bool Leader::transfer(Connection& control) {
+  {
+    const std::lock_guard lock(mutex_);
+    streams_ = std::make_unique<DataStreams>(*spool_, stop_);
+  }
+  const auto end_streams = [this] {
+    std::unique_ptr<DataStreams> streams;
+    {
+      const std::lock_guard lock(mutex_);
+      streams.swap(streams_);
+    }
+  };
+  try {
+    send_have(control);
+    for (unsigned round = 0; round < most_rounds; round++) {
+      const auto frame = control.receive();
+      if (!frame)
+        throw Error("CONNECTION_LOST", "the agent is gone");
+      if (frame->type == FrameType::error)
+        throw decode_error(frame->payload).within("the agent");
+      if (frame->type != FrameType::done)
+        throw Error("PROTOCOL_ERROR", "an unexpected message of the agent");
+      done_ = decode_done(frame->payload);
+      if (check(control, done_)) {
+        end_streams();
+        return true;
+      }
+    }
+    throw Error("VERIFY_FAILED", "the disks are still not what the source has, after several rounds", {},
+                "is the source being written to? Test the memory of both machines");
+  } catch (const Error& error) {
+    end_streams();
+    if ((error.code() == "CONNECTION_LOST" || error.code() == "INTERRUPTED") && !stop_.requested()) {
+      log_.message(EventSink::Level::warning, error.code(), error.what());
+      return false;
+    }
+    throw;
+  }
+}
+
+/// The agent comes back before we have noticed that it was gone, or not to us.
+std::shared_ptr<Connection> Leader::wait_for_successor() {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, std::chrono::milliseconds(200), [this] { return successor_.has_value(); });
+  if (!successor_)
+    return nullptr;
+  auto control = std::move(successor_->control);
+  waiting_ = std::move(successor_->waiting);
+  successor_.reset();
+  return control;
+}
+
+json Leader::deliver() {
+  {
+    const std::lock_guard lock(mutex_);
+    delivering_ = true;
+  }
+  spool_->settle();
+  CapturedMachine captured{manifest_, {}, {}, options_.directory, spool_->directory()};
+  for (std::size_t i = 0; i < spool_->size(); i++) {
+    captured.disks.push_back(spool_->disk(i).path());
+    captured.unreadable.push_back(done_.disks[i].unreadable);
+  }
+  WireSink sink(slot_, log_);
+  json result = options_.deliver(captured, sink, stop_);
+  result["run"] = manifest_.run;
+  write_file_durably(options_.directory / capture_report_name(manifest_.name),
+                     result.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+  spool_->remove();
+  slot_.try_send(FrameType::result, result.dump(-1, ' ', false, json::error_handler_t::replace));
+  return result;
+}
+
+json Leader::run(std::shared_ptr<Connection> control, ManifestMessage manifest) {
+  manifest_ = std::move(manifest);
+  spool_ = std::make_unique<Spool>(options_.directory, manifest_);
+  rendezvous_ = std::make_unique<Rendezvous>(spool_->directory());
+  const std::jthread others([this](const std::stop_token& done) {
+    while (!done.stop_requested())
+      accept_others();
+  });
+  const std::jthread alive([this](const std::stop_token& done) { keep_alive(done); });
+  control->set_patience(control_patience);
+  while (control) {
+    slot_.set(control);
+    try {
+      if (transfer(*control))
+        return deliver();
+    } catch (const Error& error) {
+      if (const auto current = slot_.get())
+        tell(*current, error);
+      throw;
+    }
+    control = wait_for_successor();
+  }
+  throw Error("CONNECTION_LOST", "the agent is gone", {},
+              "what arrived is kept in " + spool_->directory().string() + ": run the capture again");
+}
+
+/// The result of the very run that asks, when it ended while its connection was lost. Error FILE_EXISTS for another's.
+std::optional<json> earlier_result(const ReceiveOptions& options, const ManifestMessage& manifest) {
+  const fs::path file = options.directory / capture_report_name(manifest.name);
+  if (!fs::exists(file))
+    return std::nullopt;
+  json result = json::parse(read_file(file), nullptr, false);
+  if (result.is_object() && result.value("run", "") == manifest.run)
+    return result;
+  if (manifest.wishes.force)
+    return std::nullopt;
+  throw Error("FILE_EXISTS", "a capture of the name " + manifest.name + " is there already", file.string() + " exists",
+              "give another --name, or use --force");
+}
+
+} // namespace
+
+std::string capture_report_name(const std::string& machine) {
+  return machine + ".capture.json";
+}
+
+json receive_machine(UniqueFd in, UniqueFd out, const ReceiveOptions& options, EventSink& log, const StopToken& stop) {
+  auto connection = std::make_shared<Connection>(std::move(in), std::move(out), stop);
+  connection->set_patience(handshake_patience);
+  try {
+    std::string raw;
+    const HelloMessage hello = read_hello(*connection, &raw);
+    if (hello.protocol != p2v_protocol_version)
+      throw Error("PROTOCOL_VERSION",
+                  fmt::format("the other side speaks version {} of the protocol, this one {}", hello.protocol,
+                              p2v_protocol_version),
+                  hello.program, "install the same kvmport on both machines");
+    if (hand_over(options.directory / Spool::directory_name(hello.name), connection->in(), connection->out(), raw))
+      return nullptr;
+    if (!hello.control)
+      throw Error("CONNECTION_LOST", "no capture of " + hello.name + " is under way here");
+    fs::create_directories(options.directory);
+    Leader leader(options, log, stop);
+    connection->send(FrameType::welcome, encode(WelcomeMessage{p2v_protocol_version, program_text, leader.token()}));
+    const auto frame = connection->receive();
+    if (!frame || frame->type != FrameType::manifest)
+      throw Error("PROTOCOL_ERROR", "a description of the machine was expected");
+    ManifestMessage manifest = decode_manifest(frame->payload);
+    if (manifest.name != hello.name)
+      throw Error("PROTOCOL_ERROR", "the machine changed its name between two messages");
+    if (const auto result = earlier_result(options, manifest)) {
+      connection->send(FrameType::result, result->dump());
+      return *result;
+    }
+    return leader.run(connection, std::move(manifest));
+  } catch (const Error& error) {
+    tell(*connection, error);
+    throw;
+  }
+}
+
+} // namespace kvmport

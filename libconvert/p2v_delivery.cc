@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libconvert/p2v_delivery.h"
+
+#include "libconvert/publish.h"
+#include "libconvert/target/target.h"
+
+#include <fmt/format.h>
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace kvmport {
+namespace {
+
+/// The machine with its disks where they are now.
+Machine spooled_machine(const CapturedMachine& captured) {
+  Machine machine = captured.manifest.machine;
+  machine.name = captured.manifest.name;
+  for (std::size_t i = 0; i < machine.disks.size(); i++) {
+    machine.disks[i].path = captured.disks[i];
+    machine.disks[i].format = "raw";
+    machine.disks[i].capacity = captured.manifest.disks[i].size;
+  }
+  return machine;
+}
+
+json names_of(const std::vector<fs::path>& files) {
+  json names = json::array();
+  for (const auto& file : files)
+    names.push_back(file.filename().string());
+  return names;
+}
+
+json describe_disks(const CapturedMachine& captured) {
+  json disks = json::array();
+  for (std::size_t i = 0; i < captured.disks.size(); i++) {
+    const ManifestDisk& disk = captured.manifest.disks[i];
+    json unreadable = json::array();
+    for (const Range& range : captured.unreadable[i])
+      unreadable.push_back({{"offset", range.offset}, {"length", range.length}});
+    disks.push_back({{"source", captured.manifest.machine.disks[i].source_name},
+                     {"size", disk.size},
+                     {"used", disk.used},
+                     {"notes", disk.notes},
+                     {"unreadable", std::move(unreadable)}});
+  }
+  return disks;
+}
+
+json convert(const CapturedMachine& captured, const DeliveryOptions& options, EventSink& sink, const StopToken& stop) {
+  const CaptureWishes& wishes = captured.manifest.wishes;
+  ConvertOptions convert;
+  convert.machine = spooled_machine(captured);
+  convert.name = captured.manifest.name;
+  convert.output_directory = captured.directory;
+  convert.format = wishes.format;
+  convert.compression = wishes.compress == "zlib"   ? Compression::zlib
+                        : wishes.compress == "zstd" ? Compression::zstd
+                                                    : Compression::none;
+  convert.guest = options.guest;
+  convert.access = options.access;
+  convert.engine = options.engine;
+  convert.boot = wishes.boot;
+  convert.force = wishes.force;
+  convert.until = parse_milestone(wishes.until);
+  convert.timeout = std::chrono::seconds(wishes.timeout);
+  const ConvertResult result = convert_machine(convert, sink, stop);
+  json j{{"converted", true}, {"proven", result.proven()}, {"files", names_of(result.files)}};
+  if (result.verdict)
+    j["boot"] = to_json(*result.verdict);
+  return j;
+}
+
+/// The disks get names of results; the guest in them is as it was, so they hang on hardware that it knows.
+json keep(const CapturedMachine& captured) {
+  const std::string& name = captured.manifest.name;
+  TargetMachine target;
+  target.source = spooled_machine(captured);
+  target.uefi = target.source.firmware == MachineFirmware::uefi;
+  target.secure_boot = target.source.secure_boot;
+  target.virtio_disk = target.virtio_net = false;
+  Publication publication;
+  publication.directory = captured.directory;
+  for (std::size_t i = 0; i < captured.disks.size(); i++) {
+    const MachineDisk& disk = target.source.disks[i];
+    const std::string file = name + "-" + captured.disks[i].filename().string();
+    publication.renames.emplace_back(fs::relative(captured.disks[i], captured.directory).string(), file);
+    target.disks.push_back({(fs::absolute(captured.directory) / file).lexically_normal().string(), "raw",
+                            disk.logical_sector, disk.physical_sector, disk.serial, disk.boot_order});
+  }
+  publication.source_id = captured.manifest.identity();
+  publication.texts.emplace_back(name + ".sh", qemu_script(target));
+  publication.report_name = name + ".xml";
+  publication.report = libvirt_xml(target);
+  publish(publication, captured.manifest.wishes.force);
+  return {{"converted", false}, {"proven", false}, {"files", names_of(publication.files())}};
+}
+
+} // namespace
+
+Deliver make_delivery(const DeliveryOptions& options) {
+  return [options](const CapturedMachine& captured, EventSink& sink, const StopToken& stop) {
+    json result = captured.manifest.wishes.convert ? convert(captured, options, sink, stop) : keep(captured);
+    result["name"] = captured.manifest.name;
+    result["disks"] = describe_disks(captured);
+    return result;
+  };
+}
+
+} // namespace kvmport
