@@ -74,7 +74,7 @@ MachineDisk disk_from_json(const json& j) {
   d.boot_order = get_number(j, "boot_order");
   for (const std::uint32_t sector : {d.logical_sector, d.physical_sector})
     require(std::has_single_bit(sector) && sector >= 512 && sector <= 1U << 20, "a sector size");
-  require(d.source_name == safe_name(d.source_name), "the name of a disk");
+  require(d.source_name.empty() || d.source_name == safe_name(d.source_name), "the name of a disk");
   return d;
 }
 
