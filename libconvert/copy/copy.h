@@ -77,7 +77,13 @@ struct FreeMap {
   std::vector<Range> free;
   std::vector<std::string> notes; ///< per partition: what was recognised and why it was or wasn't used
 };
-FreeMap find_free_blocks(const Image& image);
+/// What the running kernel holds still (FIFREEZE) while the map of its own disk is read: a log that looks open is no
+/// reason for doubt there, what is on the disk is all that there is.
+struct FrozenParts {
+  std::vector<std::uint64_t> starts; ///< where on the disk these filesystems begin, in bytes
+  std::vector<std::string> volumes;  ///< logical volumes that hold one, as "group/volume"
+};
+FreeMap find_free_blocks(const Image& image, const FrozenParts& frozen = {});
 
 /// Throws DISK_FULL when `directory` can't take `needed` bytes.
 void check_space(const std::filesystem::path& directory, std::uint64_t needed);

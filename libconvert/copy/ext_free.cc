@@ -30,7 +30,7 @@ constexpr std::uint32_t known_incompat =
 
 /// Everything that can be checked before the library sees the superblock, so that it allocates nothing by a number that
 /// the partition does not bear out.
-void check_superblock(ByteSpan s, Range range) {
+void check_superblock(ByteSpan s, Range range, bool frozen) {
   const auto u16 = [&](std::size_t at) { return load_le<std::uint16_t>(s, at); };
   const auto u32 = [&](std::size_t at) { return load_le<std::uint32_t>(s, at); };
   const std::uint32_t compat = u32(92), incompat = u32(96), ro_compat = u32(100);
@@ -42,7 +42,7 @@ void check_superblock(ByteSpan s, Range range) {
           "it has features whose free blocks can't be told");
   require(u32(76) == EXT2_DYNAMIC_REV || (compat | incompat | ro_compat) == 0, "its superblock is impossible");
   require(u16(90) == 0, "its superblock is a backup");
-  require(u32(232) == 0, "it has files that were being deleted");
+  require(frozen || u32(232) == 0, "it has files that were being deleted");
   require(u32(404) == 0, "it recorded errors");
   require((compat & EXT3_FEATURE_COMPAT_HAS_JOURNAL) == 0 || u32(224) != 0, "its journal is on another device");
 
@@ -201,9 +201,7 @@ std::vector<Range> ExtReader::read() {
   return free_.take();
 }
 
-} // namespace
-
-FreeBlocks read_ext_free(const Image& image, Range range) {
+FreeBlocks judge(const Image& image, Range range, bool frozen) {
   Bytes super(1024);
   if (range.length < superblock_at + super.size())
     return {};
@@ -217,9 +215,19 @@ FreeBlocks read_ext_free(const Image& image, Range range) {
                                      : "ext2",
                            [&] {
                              Part(image, range).require_content("ext");
-                             check_superblock(super, range);
+                             check_superblock(super, range, frozen);
                              return ExtReader(image, range).read();
                            });
+}
+
+} // namespace
+
+FreeBlocks read_ext_free(const Image& image, Range range) {
+  return judge(image, range, false);
+}
+
+FreeBlocks read_frozen_ext_free(const Image& image, Range range) {
+  return judge(image, range, true);
 }
 
 } // namespace kvmport

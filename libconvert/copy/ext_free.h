@@ -8,5 +8,8 @@
 namespace kvmport {
 
 FreeBlocks read_ext_free(const Image& image, Range range);
+/// While the kernel holds it still (FIFREEZE): files that are deleted but still open are no doubt then, their blocks
+/// are in use in the map until they are closed.
+FreeBlocks read_frozen_ext_free(const Image& image, Range range);
 
 } // namespace kvmport

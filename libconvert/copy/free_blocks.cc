@@ -19,6 +19,13 @@ namespace {
 
 constexpr std::array readers{read_ext_free,  read_btrfs_free, read_fat_free,
                              read_ntfs_free, read_swap_free,  read_xfs_free};
+constexpr std::array frozen_readers{read_frozen_ext_free, read_btrfs_free, read_fat_free,
+                                    read_ntfs_free,       read_swap_free,  read_frozen_xfs_free};
+static_assert(readers.size() == frozen_readers.size());
+
+bool contains(const auto& list, const auto& one) {
+  return std::find(list.begin(), list.end(), one) != list.end();
+}
 
 /// By its type the partition may be a filesystem or swap, and not a part of something larger (LVM, RAID, LUKS, dynamic
 /// disks, storage spaces).
@@ -48,7 +55,7 @@ void add_gaps(const Image& image, const DiskPartitions& table, FreeMap& map) {
 }
 
 /// Logical volumes that lie on this disk alone, and the free extents of such groups.
-bool add_volumes(const Image& image, FreeMap& map) {
+bool add_volumes(const Image& image, const FrozenParts& frozen, FreeMap& map) {
   const BlockStack stack({{&image, nullptr, image.info().logical_sector}});
   bool awake = true;
   for (const StackDevice& device : stack.devices()) {
@@ -59,7 +66,8 @@ bool add_volumes(const Image& image, FreeMap& map) {
       continue;
     }
     FreeMap own;
-    awake = add_filesystem(*device.place.image, device.range(), describe(device), own) && awake;
+    const bool still = contains(frozen.volumes, device.name);
+    awake = add_filesystem(*device.place.image, device.range(), describe(device), own, still) && awake;
     map.notes.insert(map.notes.end(), own.notes.begin(), own.notes.end());
     const auto& volume = dynamic_cast<const MappedImage&>(*device.place.image);
     for (const Range& range : own.free)
@@ -77,9 +85,9 @@ bool add_volumes(const Image& image, FreeMap& map) {
 
 } // namespace
 
-bool add_filesystem(const Image& image, Range range, const std::string& name, FreeMap& map) {
+bool add_filesystem(const Image& image, Range range, const std::string& name, FreeMap& map, bool frozen) {
   std::vector<FreeBlocks> found;
-  for (const auto& reader : readers) {
+  for (const auto& reader : frozen ? frozen_readers : readers) {
     try {
       FreeBlocks one = reader(image, range);
       if (one.recognised)
@@ -98,7 +106,7 @@ bool add_filesystem(const Image& image, Range range, const std::string& name, Fr
   return std::none_of(found.begin(), found.end(), [](const FreeBlocks& one) { return one.hibernated; });
 }
 
-FreeMap find_free_blocks(const Image& image) {
+FreeMap find_free_blocks(const Image& image, const FrozenParts& frozen) {
   FreeMap map;
   DiskPartitions table;
   try {
@@ -113,7 +121,7 @@ FreeMap find_free_blocks(const Image& image) {
     return map;
   bool awake = true;
   if (table.kind.empty())
-    awake = add_filesystem(image, {0, image.size()}, "the whole disk", map) && awake;
+    awake = add_filesystem(image, {0, image.size()}, "the whole disk", map, contains(frozen.starts, 0U)) && awake;
   for (const DiskPartition& one : table.partitions) {
     const std::string name = "partition " + std::to_string(one.number);
     const bool overlaps =
@@ -123,10 +131,10 @@ FreeMap find_free_blocks(const Image& image) {
     if (overlaps)
       map.notes.push_back(name + ": overlaps another partition, copied whole");
     else if (may_hold_filesystem(table.kind, one.type))
-      awake = add_filesystem(image, one.range, name, map) && awake;
+      awake = add_filesystem(image, one.range, name, map, contains(frozen.starts, one.range.offset)) && awake;
   }
   try {
-    awake = add_volumes(image, map) && awake;
+    awake = add_volumes(image, frozen, map) && awake;
   } catch (const Error& error) {
     map.notes.push_back("logical volumes can't be read, copied whole: " + error.summary());
   }

@@ -223,10 +223,11 @@ Extents Group::read(std::uint64_t& counted) {
   return extents;
 }
 
-std::vector<Range> read(const Part& part, ByteSpan start) {
+std::vector<Range> read(const Part& part, ByteSpan start, bool frozen) {
   part.require_content("xfs");
   const Geometry g = check_superblock(part, start);
-  require_clean_xfs_log(part, g.log);
+  if (!frozen)
+    require_clean_xfs_log(part, g.log);
   FreeRanges free;
   std::uint64_t counted = 0, tree_blocks = 0;
   for (std::uint64_t number = 0; number < g.groups; number++) {
@@ -234,20 +235,28 @@ std::vector<Range> read(const Part& part, ByteSpan start) {
     for (const auto& [first, count] : extents)
       free.add({part.range().offset + (number * g.group_blocks + first) * g.block, count * g.block});
   }
-  require(counted == g.free, "its count of free blocks is wrong");
+  require(counted == g.free || (frozen && g.lazy && g.free <= counted), "its count of free blocks is wrong");
   return free.take();
 }
 
-} // namespace
-
-FreeBlocks read_xfs_free(const Image& image, Range range) {
+FreeBlocks judge(const Image& image, Range range, bool frozen) {
   const Part part(image, range);
   if (range.length < 4096)
     return {};
   const Bytes start = part.read(0, 512);
   if (load_be<std::uint32_t>(start, 0) != super_magic)
     return {};
-  return judge_free_blocks("xfs", [&] { return read(part, start); });
+  return judge_free_blocks("xfs", [&] { return read(part, start, frozen); });
+}
+
+} // namespace
+
+FreeBlocks read_xfs_free(const Image& image, Range range) {
+  return judge(image, range, false);
+}
+
+FreeBlocks read_frozen_xfs_free(const Image& image, Range range) {
+  return judge(image, range, true);
 }
 
 } // namespace kvmport

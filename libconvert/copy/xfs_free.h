@@ -10,5 +10,9 @@
 namespace kvmport {
 
 FreeBlocks read_xfs_free(const Image& image, Range range);
+/// While the kernel holds it still (FIFREEZE): it has written back all that is in the log (fs/xfs/xfs_log.c,
+/// xfs_log_quiesce), but dirties the log once more, so that a crash leads to a recovery; and its superblock's count
+/// lacks what is reserved.
+FreeBlocks read_frozen_xfs_free(const Image& image, Range range);
 
 } // namespace kvmport

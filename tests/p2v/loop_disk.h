@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// A block device of this host over a file, with a filesystem that is mounted; both vanish with their object.
+#pragma once
+
+#include "base/process.h"
+#include "tests/support/tempdir.h"
+
+#include <filesystem>
+#include <string>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+namespace kvmport::test {
+
+namespace fs = std::filesystem;
+
+class LoopDisk {
+ public:
+  explicit LoopDisk(const fs::path& file, const std::vector<std::string>& options = {}) {
+    std::vector<std::string> command{"losetup", "--show", "-f"};
+    command.insert(command.end(), options.begin(), options.end());
+    command.push_back(file.string());
+    const ProcessResult result = run_process(command, std::chrono::seconds(30));
+    if (result.exit_code == 0)
+      path_ = result.out.substr(0, result.out.find('\n'));
+    why_ = result.err;
+  }
+  LoopDisk(const LoopDisk&) = delete;
+  LoopDisk& operator=(const LoopDisk&) = delete;
+  ~LoopDisk() {
+    if (!path_.empty())
+      run_process({"losetup", "-d", path_.string()}, std::chrono::seconds(30));
+  }
+  explicit operator bool() const { return !path_.empty(); }
+  const fs::path& path() const { return path_; }
+  const std::string& why() const { return why_; }
+  dev_t device() const {
+    struct stat st {};
+    return ::stat(path_.c_str(), &st) == 0 ? st.st_rdev : 0;
+  }
+
+ private:
+  fs::path path_;
+  std::string why_;
+};
+
+/// A block device mounted somewhere.
+class MountedDisk {
+ public:
+  MountedDisk(const fs::path& disk, fs::path where, const std::string& options = "rw") : where_(std::move(where)) {
+    fs::create_directories(where_);
+    const ProcessResult result =
+        run_process({"mount", "-o", options, disk.string(), where_.string()}, std::chrono::seconds(60));
+    mounted_ = result.exit_code == 0;
+    why_ = result.err;
+  }
+  MountedDisk(const MountedDisk&) = delete;
+  MountedDisk& operator=(const MountedDisk&) = delete;
+  ~MountedDisk() {
+    if (mounted_)
+      run_process({"umount", where_.string()}, std::chrono::seconds(60));
+  }
+  explicit operator bool() const { return mounted_; }
+  const fs::path& path() const { return where_; }
+  const std::string& why() const { return why_; }
+
+ private:
+  fs::path where_;
+  bool mounted_ = false;
+  std::string why_;
+};
+
+} // namespace kvmport::test
