@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/capture_command.h"
 
-#include "libconvert/machine/text.h"
+#include "libconvert/p2v/direct_disk.h"
 #include "libconvert/target/target.h"
 
+#include <algorithm>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace kvmport {
@@ -12,23 +14,34 @@ namespace {
 
 constexpr const char* examples = R"(
 Examples:
+  kvm-p2v capture --to ssh://kvm1/srv/p2v --live --name web1
   kvm-p2v capture --to ssh://p2v@kvm1.example.net/srv/p2v
   kvm-p2v capture --to ssh://p2v@10.0.0.5:2222/srv/p2v --host-key SHA256:ufz… --disks sda,sdb --name db1
   kvm-p2v capture --to /mnt/usb --no-convert
 )";
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (::gethostname(name.data(), name.size() - 1) != 0)
-    return "machine";
-  const std::string text(name.data());
-  return text.substr(0, text.find('.'));
+/// A disk as it is read for a capture.
+CaptureDisk open_disk(const std::filesystem::path& path, const CaptureArguments& a) {
+  DirectOptions direct;
+  direct.rescue = a.rescue;
+  direct.exclusive = !a.options.live;
+  auto image = std::make_unique<DirectDisk>(path, direct);
+  const DirectDisk* disk = image.get();
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0)
+    throw system_error(errno, "can't stat " + path.string());
+  return {std::move(image), S_ISBLK(st.st_mode) ? st.st_rdev : 0, [disk] { return disk->bad_ranges(); }};
 }
 
-std::unique_ptr<Image> open_disk(const std::filesystem::path& path) {
-  OpenOptions open;
-  open.format = "raw";
-  return open_image(path, open);
+/// Devices or images that are named by their paths, in place of the machine's own disks.
+void name_disks(const std::vector<std::filesystem::path>& paths, Machine& machine) {
+  machine.disks.clear();
+  for (const auto& path : paths) {
+    MachineDisk disk;
+    disk.path = path;
+    disk.source_name = "sd" + disk_letters(static_cast<unsigned>(machine.disks.size()));
+    machine.disks.push_back(disk);
+  }
 }
 
 std::string describe(const CaptureResult& r) {
@@ -41,6 +54,8 @@ std::string describe(const CaptureResult& r) {
   const CaptureStats& s = r.stats;
   text += fmt::format("sent: {} of {} used, {} over the wire, {} chunks", human_size(s.payload), human_size(s.used),
                       human_size(s.wire), s.chunks);
+  if (s.passes != 0)
+    text += fmt::format(", {} passes, filesystems frozen for {} ms", s.passes, s.frozen.count());
   text += s.reconnects != 0 ? fmt::format(", {} reconnects\n", s.reconnects) : "\n";
   for (const auto& file : r.result.value("files", std::vector<std::string>()))
     text += printable(file, false) + "\n";
@@ -57,10 +72,32 @@ nlohmann::json describe_json(const CaptureResult& r) {
           {"wire", r.stats.wire},
           {"chunks", r.stats.chunks},
           {"reconnects", r.stats.reconnects},
+          {"passes", r.stats.passes},
+          {"frozen_ms", r.stats.frozen.count()},
           {"proven", r.result.value("proven", false)}};
 }
 
 } // namespace
+
+void select_disks(Inventory& inventory, const std::vector<std::string>& names) {
+  if (names.empty())
+    return;
+  for (auto& disk : inventory.disks) {
+    disk.selected = false;
+    disk.reason = "not named";
+  }
+  for (const auto& name : names) {
+    const auto found = std::find_if(inventory.disks.begin(), inventory.disks.end(),
+                                    [&](const auto& disk) { return disk.name == name || disk.device() == name; });
+    if (found == inventory.disks.end())
+      throw Error("DISK_MISSING", "this machine has no disk " + printable(name, false), {},
+                  "`kvm-p2v inventory` shows what there is");
+    found->selected = true;
+    found->reason.clear();
+  }
+  if (const auto problems = selection_problems(inventory); !problems.empty())
+    throw Error("DISK_SET_INCOMPLETE", problems.front(), {}, "name all disks that belong together, or none");
+}
 
 CLI::App* add_capture_command(CLI::App& app, CaptureArguments& a) {
   CLI::App* c = app.add_subcommand("capture", "Send this machine to a server, which makes a proven guest of it");
@@ -77,6 +114,8 @@ CLI::App* add_capture_command(CLI::App& app, CaptureArguments& a) {
       ->transform(CLI::AsSizeValue(false));
   c->add_option("--retry-for", a.retry_for, "Seconds to try again after a lost connection")->capture_default_str();
   c->add_flag("--no-compress", a.no_compress, "Send as it is");
+  c->add_flag("--rescue", a.rescue, "Put zeros for sectors that can't be read, and list them");
+  c->add_flag("--live", o.live, "Capture while the machine runs; its filesystems stand still for the last pass");
   c->add_flag("--everything", o.everything, "Send free blocks too");
   c->add_flag("--no-convert", a.no_convert, "Store disks and description, change nothing (exit status 3)");
   c->add_flag("--no-boot", a.no_boot, "Make no boot proof (exit status 3)");
@@ -104,16 +143,22 @@ int run_capture(const CaptureArguments& a, Console& console, const StopToken& st
   options.wishes.convert = !a.no_convert;
   options.wishes.boot = !a.no_boot;
   options.interactive = !console.json() && ::isatty(STDERR_FILENO) == 1;
-  options.name = safe_name(options.name.empty() ? host_name() : options.name);
+  Inventory inventory = read_inventory();
+  if (a.paths.empty())
+    select_disks(inventory, a.disks);
+  options.machine = machine_of(inventory);
+  if (!a.paths.empty())
+    name_disks(a.paths, options.machine);
+  options.name = safe_name(options.name.empty() ? options.machine.name : options.name);
+  if (options.machine.disks.empty())
+    throw Error("DISK_MISSING", "this machine has no disk to capture", {}, "`kvm-p2v inventory` shows what there is");
+  for (const auto& note : options.machine.notes)
+    console.message(EventSink::Level::info, "SOURCE_NOTE", note);
   std::vector<CaptureDisk> disks;
-  for (const auto& path : a.paths) {
-    MachineDisk disk;
-    disk.source_name = "sd" + disk_letters(static_cast<unsigned>(disks.size()));
-    disks.push_back({open_disk(path), {}});
+  for (auto& disk : options.machine.disks) {
+    disks.push_back(open_disk(disk.path, a));
     disk.capacity = disks.back().image->size();
-    options.machine.disks.push_back(disk);
   }
-  options.machine.name = options.name;
   const CaptureResult result = capture_machine(options, disks, console, stop);
   console.result(describe(result), describe_json(result));
   return result.result.value("proven", false) ? exit_done : exit_not_proven;

@@ -3,6 +3,7 @@
 
 #include "libconvert/p2v/capture_plan.h"
 #include "libconvert/p2v/capture_session.h"
+#include "libconvert/p2v/live_passes.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -13,16 +14,13 @@ namespace kvmport {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using nlohmann::json;
 constexpr std::chrono::milliseconds first_delay{500}, longest_delay{30000};
+constexpr unsigned most_rounds = 4;
 
 std::string random_run() {
   std::random_device random;
   return fmt::format("{:08x}{:08x}", random(), random());
-}
-
-/// Errors after which another try may succeed.
-bool may_try_again(const Error& error) {
-  return error.code() == "CONNECTION_LOST" || error.code() == "OUTPUT_BUSY";
 }
 
 void sleep_for(std::chrono::milliseconds time, const StopToken& stop) {
@@ -31,51 +29,166 @@ void sleep_for(std::chrono::milliseconds time, const StopToken& stop) {
     stop.check();
 }
 
+/// One capture: its sessions, one after the other.
+class Capture {
+ public:
+  Capture(const CaptureOptions& options, const std::vector<CaptureDisk>& disks, EventSink& sink, const StopToken& stop)
+      : options_(options), disks_(disks), sink_(sink), stop_(stop), limit_(options.bandwidth),
+        link_(options.target, options.interactive), manifest_{random_run(),
+                                                              options.name,
+                                                              options.machine,
+                                                              {},
+                                                              options.wishes} {}
+
+  CaptureResult run();
+
+ private:
+  void cold();
+  void live();
+  void send_pass(const LivePass& pass);
+  void write_manifest();
+  void connect();
+  void lost(const Error& error);
+  void end_session();
+  /// Does `work` with a session, again and again until its connections hold.
+  template <class Work> void persist(const Work& work) {
+    while (result_.result.is_null())
+      try {
+        connect();
+        if (result_.result.is_null())
+          work(*session_);
+        return;
+      } catch (const Error& error) {
+        lost(error);
+      }
+  }
+
+  const CaptureOptions& options_;
+  const std::vector<CaptureDisk>& disks_;
+  EventSink& sink_;
+  const StopToken& stop_;
+  RateLimit limit_;
+  Link link_;
+  ManifestMessage manifest_;
+  std::vector<std::unique_ptr<CapturePlan>> plans_;
+  std::unique_ptr<CaptureSession> session_;
+  bool connected_ = false;
+  std::chrono::milliseconds delay_ = first_delay;
+  Clock::time_point progress_at_ = Clock::now();
+  CaptureResult result_;
+};
+
+void Capture::write_manifest() {
+  manifest_.disks.clear();
+  for (const auto& plan : plans_)
+    manifest_.disks.push_back(plan->manifest());
+}
+
+void Capture::connect() {
+  if (session_)
+    return;
+  write_manifest();
+  session_ = std::make_unique<CaptureSession>(options_, manifest_, plans_, disks_, limit_, sink_, stop_);
+  if (auto early = session_->connect([this] { return link_.open(stop_); }))
+    result_.result = std::move(*early);
+}
+
+void Capture::end_session() {
+  if (session_)
+    session_->add_to(result_.stats);
+  session_.reset();
+}
+
+/// Waits before the next try; throws when there is none.
+void Capture::lost(const Error& error) {
+  if (session_ && session_->got_through()) {
+    progress_at_ = Clock::now();
+    delay_ = first_delay;
+  }
+  connected_ = connected_ || (session_ && session_->connected());
+  end_session();
+  const bool may_try_again = error.code() == "CONNECTION_LOST" || error.code() == "OUTPUT_BUSY";
+  if (stop_.requested() || !may_try_again || !connected_ || Clock::now() - progress_at_ > options_.patience)
+    throw error;
+  sink_.message(EventSink::Level::warning, error.code(),
+                fmt::format("{}: trying again in {:.1f} s", error.what(), static_cast<double>(delay_.count()) / 1000));
+  sleep_for(delay_, stop_);
+  delay_ = std::min(delay_ * 2, longest_delay);
+  result_.stats.reconnects++;
+}
+
+void Capture::cold() {
+  sink_.stage("plan", "looking for what is used of the disks");
+  for (const auto& disk : disks_) {
+    stop_.check();
+    plans_.push_back(std::make_unique<CapturePlan>(*disk.image, options_.everything));
+  }
+  sink_.stage("capture", "sending to " + link_.description());
+  persist([](CaptureSession& session) { session.send(false); });
+}
+
+void Capture::send_pass(const LivePass& pass) {
+  for (std::size_t i = 0; i < plans_.size(); i++)
+    plans_[i]->use(pass.disks[i]);
+  result_.stats.passes++;
+  if (pass.kind == LivePass::Kind::last) // no ssh can be started now
+    return session_ ? session_->send(true)
+                    : throw Error("CONNECTION_LOST", "the connection was lost before the last pass");
+  sink_.stage("capture", fmt::format("pass {}: {} MiB", pass.number, pass.bytes >> 20));
+  persist([](CaptureSession& session) { session.send(false); });
+}
+
+void Capture::live() {
+  std::vector<LiveDisk> live;
+  for (std::size_t i = 0; i < disks_.size(); i++) {
+    plans_.push_back(std::make_unique<CapturePlan>(*disks_[i].image));
+    live.push_back({disks_[i].device, disks_[i].image.get(), options_.machine.disks[i].source_name});
+  }
+  LiveOptions options;
+  options.skip_free = !options_.everything;
+  while (result_.result.is_null())
+    try {
+      const LiveResult live_result = capture_live(
+          options, live, [this](const LivePass& pass) { send_pass(pass); }, sink_, stop_);
+      result_.stats.frozen = live_result.last_freeze;
+      plans_.front()->add_notes(live_result.notes);
+      sink_.message(EventSink::Level::info, "",
+                    fmt::format("the filesystems stood still for {} ms", live_result.last_freeze.count()));
+      return;
+    } catch (const Error& error) {
+      lost(error);
+    }
+}
+
+CaptureResult Capture::run() {
+  if (options_.live)
+    live();
+  else
+    cold();
+  // What a running machine holds now is not what was captured: nothing of it can be sent again.
+  persist([this](CaptureSession& session) {
+    if (options_.live) {
+      result_.result = session.finish(1);
+    } else {
+      session.send(false); // after a reconnect
+      result_.result = session.finish(most_rounds);
+    }
+  });
+  end_session();
+  write_manifest();
+  result_.disks = manifest_.disks;
+  for (const auto& plan : plans_) {
+    result_.stats.total += plan->size();
+    result_.stats.used += plan->manifest().used;
+  }
+  return result_;
+}
+
 } // namespace
 
 CaptureResult capture_machine(const CaptureOptions& options, const std::vector<CaptureDisk>& disks, EventSink& sink,
                               const StopToken& stop) {
-  sink.stage("plan", "looking for what is used of the disks");
-  CaptureResult result;
-  ManifestMessage manifest{random_run(), options.name, options.machine, {}, options.wishes};
-  std::vector<std::unique_ptr<CapturePlan>> plans;
-  for (const auto& disk : disks) {
-    stop.check();
-    plans.push_back(std::make_unique<CapturePlan>(*disk.image, options.everything));
-    manifest.disks.push_back(plans.back()->manifest());
-    result.stats.total += plans.back()->size();
-    result.stats.used += plans.back()->manifest().used;
-  }
-  result.disks = manifest.disks;
-  RateLimit limit(options.bandwidth);
-  Link link(options.target, options.interactive);
-  sink.stage("capture", "sending to " + link.description());
-  bool connected = false;
-  auto delay = first_delay;
-  auto progress_at = Clock::now();
-  for (;;) {
-    CaptureSession session(options, manifest, plans, disks, limit, sink, stop);
-    try {
-      result.result = session.run([&link, &stop] { return link.open(stop); });
-      session.add_to(result.stats);
-      return result;
-    } catch (const Error& error) {
-      session.add_to(result.stats);
-      if (session.got_through()) {
-        progress_at = Clock::now();
-        delay = first_delay;
-      }
-      connected = connected || session.connected();
-      if (stop.requested() || !may_try_again(error) || !connected || Clock::now() - progress_at > options.patience)
-        throw;
-      sink.message(
-          EventSink::Level::warning, error.code(),
-          fmt::format("{}: trying again in {:.1f} s", error.what(), static_cast<double>(delay.count()) / 1000));
-      sleep_for(delay, stop);
-      delay = std::min(delay * 2, longest_delay);
-      result.stats.reconnects++;
-    }
-  }
+  return Capture(options, disks, sink, stop).run();
 }
 
 } // namespace kvmport

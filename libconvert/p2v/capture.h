@@ -9,12 +9,14 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sys/types.h>
 
 namespace kvmport {
 
 /// A disk to send; one per machine.disks.
 struct CaptureDisk {
   std::unique_ptr<Image> image;
+  dev_t device = 0; ///< of a whole disk of this host; needed for a live capture
   /// Ranges that could not be read and stand as zeros, as far as is known now; may be empty (no rescue).
   std::function<std::vector<Range>()> unreadable;
 };
@@ -28,6 +30,7 @@ struct CaptureOptions {
   std::uint64_t bandwidth = 0; ///< bytes a second over all; 0: no limit
   bool compress = true;        ///< zstd, for chunks that become smaller
   bool everything = false;     ///< free blocks too
+  bool live = false;           ///< the machine goes on running, its filesystems stand still for the last pass
   bool interactive = false;    ///< ssh may ask on the terminal
   /// How long to try again after a connection was lost, without any chunk getting through.
   std::chrono::seconds patience{1800};
@@ -41,6 +44,8 @@ struct CaptureStats {
   std::uint64_t wire = 0;    ///< bytes that went to the receiver, all of the protocol included
   std::uint64_t chunks = 0;  ///< that were sent and acknowledged
   unsigned reconnects = 0;
+  unsigned passes = 0;                 ///< live: over the disks, the last one included
+  std::chrono::milliseconds frozen{0}; ///< live: how long the filesystems stood still for the last pass
 };
 
 struct CaptureResult {

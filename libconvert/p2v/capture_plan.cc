@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <iterator>
 
 namespace kvmport {
 namespace {
@@ -32,24 +33,25 @@ std::uint64_t overlap(const Range& a, const Range& b) {
 
 } // namespace
 
-CapturePlan::CapturePlan(const Image& image, bool everything) : image_(image), size_(image.size()) {
+CapturePlan::CapturePlan(const Image& image) : image_(image), size_(image.size()) {
   if (size_ < 512 || size_ % 512 != 0 || size_ > largest_p2v_disk)
     throw Error("SIZE_MISMATCH", fmt::format("a disk of {} bytes can't be captured", size_),
                 "it is no whole number of sectors");
-  FreeMap map;
-  if (!everything)
-    map = find_free_blocks(image);
-  used_ = used_ranges(image, map.free);
   manifest_.size = size_;
-  manifest_.notes = std::move(map.notes);
-  for (const Range& range : used_)
-    manifest_.used += range.length;
   const std::uint64_t count = div_round_up(size_, p2v_chunk_size);
   zero_ = zero_digest(std::min(size_, p2v_chunk_size));
   last_zero_ = zero_digest(size_ - (count - 1) * p2v_chunk_size);
   ours_.resize(count);
   have_.resize(count);
   receiver_has_nothing();
+}
+
+CapturePlan::CapturePlan(const Image& image, bool everything) : CapturePlan(image) {
+  FreeMap map;
+  if (!everything)
+    map = find_free_blocks(image);
+  manifest_.notes = std::move(map.notes);
+  use(used_ranges(image, map.free));
 }
 
 std::uint64_t CapturePlan::length_of(std::uint64_t chunk) const {
@@ -99,10 +101,27 @@ std::optional<Digest> CapturePlan::read_if_needed(std::uint64_t chunk, Bytes& bu
   return *ours_[chunk] == have_[chunk] ? std::nullopt : ours_[chunk];
 }
 
-void CapturePlan::forget(Range range) {
-  for (std::uint64_t chunk = range.offset / p2v_chunk_size;
-       chunk < ours_.size() && chunk * p2v_chunk_size < range.end(); chunk++)
-    ours_[chunk].reset();
+void CapturePlan::use(const std::vector<Range>& ranges) {
+  std::vector<Range> all;
+  std::merge(used_.begin(), used_.end(), ranges.begin(), ranges.end(), std::back_inserter(all),
+             [](const Range& a, const Range& b) { return a.offset < b.offset; });
+  used_.clear();
+  for (const Range& range : all)
+    if (!used_.empty() && used_.back().end() >= range.offset)
+      used_.back().length = std::max(used_.back().end(), range.end()) - used_.back().offset;
+    else
+      used_.push_back(range);
+  manifest_.used = 0;
+  for (const Range& range : used_)
+    manifest_.used += range.length;
+  for (const Range& range : ranges)
+    for (std::uint64_t chunk = range.offset / p2v_chunk_size;
+         chunk < ours_.size() && chunk * p2v_chunk_size < range.end(); chunk++)
+      ours_[chunk].reset();
+}
+
+void CapturePlan::add_notes(const std::vector<std::string>& notes) {
+  manifest_.notes.insert(manifest_.notes.end(), notes.begin(), notes.end());
 }
 
 Digest CapturePlan::digest() const {

@@ -13,6 +13,8 @@ class CapturePlan {
  public:
   /// Reads the free maps of `image` (borrowed) unless `everything` is to be sent.
   CapturePlan(const Image& image, bool everything);
+  /// Nothing is used yet: use() says what is.
+  explicit CapturePlan(const Image& image);
 
   std::uint64_t size() const { return size_; }
   std::uint64_t chunks() const { return have_.size(); }
@@ -29,8 +31,9 @@ class CapturePlan {
   /// Fills `buffer` with the chunk as the receiver shall have it, and returns its digest; nothing when the receiver is
   /// known to have just that.
   std::optional<Digest> read_if_needed(std::uint64_t chunk, Bytes& buffer);
-  /// The source may have changed there: it is read again.
-  void forget(Range range);
+  /// These ranges (sorted, not overlapping) are used, besides those that were before; what is in them is read again.
+  void use(const std::vector<Range>& ranges);
+  void add_notes(const std::vector<std::string>& notes);
   /// Of all chunks. All were read by now.
   Digest digest() const;
 

@@ -13,7 +13,6 @@ namespace {
 
 constexpr std::chrono::seconds control_patience{60}, ack_patience{120}, ping_interval{5};
 constexpr int zstd_level = 1;
-constexpr unsigned most_rounds = 4;
 
 } // namespace
 
@@ -21,10 +20,7 @@ CaptureSession::CaptureSession(const CaptureOptions& options, const ManifestMess
                                const std::vector<std::unique_ptr<CapturePlan>>& plans,
                                const std::vector<CaptureDisk>& disks, RateLimit& limit, EventSink& sink,
                                const StopToken& stop)
-    : options_(options), manifest_(manifest), plans_(plans), disks_(disks), limit_(limit), sink_(sink), stop_(stop) {
-  for (const auto& plan : plans_)
-    total_used_ += plan->manifest().used;
-}
+    : options_(options), manifest_(manifest), plans_(plans), disks_(disks), limit_(limit), sink_(sink), stop_(stop) {}
 
 CaptureSession::~CaptureSession() {
   for (auto& stream : streams_)
@@ -243,7 +239,8 @@ void CaptureSession::serve(Connection& connection) {
       chunks_++;
     }
     done_ += plan.used_in(chunk);
-    sink_.progress("capture", done_, total_used_);
+    if (!silent_)
+      sink_.progress("capture", done_, total_used_);
   }
 }
 
@@ -275,14 +272,17 @@ void CaptureSession::send_chunk(Connection& connection, Desk& desk, std::size_t 
   payload_ += plain.size();
 }
 
-/// Sends all that the receiver lacks, over all streams at once.
-void CaptureSession::send_chunks() {
+void CaptureSession::send(bool silent) {
   {
     const std::lock_guard lock(mutex_);
     disk_at_ = 0;
     chunk_at_ = 0;
   }
+  silent_ = silent;
   done_ = 0;
+  total_used_ = 0;
+  for (const auto& plan : plans_)
+    total_used_ += plan->manifest().used;
   std::vector<std::jthread> threads;
   for (auto& stream : streams_)
     threads.emplace_back([this, s = stream.get()] {
@@ -300,29 +300,26 @@ void CaptureSession::send_chunks() {
     std::rethrow_exception(error_);
 }
 
-// --- the end
-// -----------------------------------------------------------------------------------------------------------
-
-/// Says what was sent, until the receiver agrees; then waits for what it makes of it.
-json CaptureSession::finish() {
-  for (unsigned round = 0; round < most_rounds; round++) {
-    send_chunks();
+json CaptureSession::finish(unsigned rounds) {
+  for (; rounds != 0; rounds--) {
     DoneMessage done;
     for (std::size_t i = 0; i < plans_.size(); i++)
       done.disks.push_back({plans_[i]->digest(), disks_[i].unreadable ? disks_[i].unreadable() : std::vector<Range>()});
     control_->connection().send(FrameType::done, encode(done));
     if (auto result = wait_for_ready())
       return *result;
+    if (rounds > 1)
+      send(false);
   }
-  throw Error("VERIFY_FAILED", "the receiver still has something else than this machine, after several rounds");
+  throw Error("VERIFY_FAILED", "the receiver has something else than this machine, although all was sent");
 }
 
-json CaptureSession::run(const OpenLink& open) {
+std::optional<json> CaptureSession::connect(const OpenLink& open) {
   greet(open);
   if (auto result = wait_for_ready())
-    return *result;
+    return result;
   open_streams(open);
-  return finish();
+  return std::nullopt;
 }
 
 } // namespace kvmport

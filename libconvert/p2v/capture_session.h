@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One session of a capture: from connecting to the receiver until it has delivered the machine, or until a connection
-// is lost. The next session asks the receiver what it has, so nothing needs to be remembered between two.
+// is lost. The next session asks the receiver what it has, so nothing needs to be remembered between two. The steps are
+// connect(), send() as often as there is something new, finish().
 #pragma once
 
 #include "libconvert/p2v/capture.h"
@@ -22,8 +23,14 @@ class CaptureSession {
                  RateLimit& limit, EventSink& sink, const StopToken& stop);
   ~CaptureSession();
 
-  /// What the receiver says in the end. Errors as capture_machine().
-  nlohmann::json run(const OpenLink& open);
+  /// Learns what the receiver has, or its result when it has delivered this very run already. Errors of all steps: as
+  /// capture_machine().
+  std::optional<nlohmann::json> connect(const OpenLink& open);
+  /// Sends all that the receiver lacks, over all streams at once. `silent`: nothing is reported meanwhile.
+  void send(bool silent);
+  /// Says what was sent, sends what turns out to be something else there (at most `rounds` times in all), and returns
+  /// what the receiver says in the end.
+  nlohmann::json finish(unsigned rounds);
   bool connected() const { return connected_; }     ///< the receiver has answered
   bool got_through() const { return chunks_ != 0; } ///< a chunk was acknowledged
   void add_to(CaptureStats& stats) const;
@@ -37,8 +44,6 @@ class CaptureSession {
   void greet(const OpenLink& open);
   std::optional<nlohmann::json> wait_for_ready();
   void open_streams(const OpenLink& open);
-  void send_chunks();
-  nlohmann::json finish();
   void watch_control();
   void serve(Connection& connection);
   bool next_chunk(std::size_t& disk, std::uint64_t& chunk);
@@ -67,7 +72,7 @@ class CaptureSession {
   std::size_t disk_at_ = 0;
   std::uint64_t chunk_at_ = 0;
 
-  bool connected_ = false;
+  bool connected_ = false, silent_ = false;
   std::atomic<std::uint64_t> done_{0}, payload_{0}, chunks_{0};
   std::uint64_t total_used_ = 0;
   std::jthread watcher_, pinger_; ///< the last members: they use the others

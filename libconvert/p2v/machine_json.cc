@@ -2,7 +2,6 @@
 #include "libconvert/p2v/machine_json.h"
 
 #include "libconvert/machine/limits.h"
-#include "libconvert/target/target.h"
 
 #include <bit>
 
@@ -48,6 +47,29 @@ std::optional<unsigned> get_number(const json& j, const char* key) {
   return j.contains(key) ? std::optional(j.at(key).get<unsigned>()) : std::nullopt;
 }
 
+struct SmbiosField {
+  const char* key;
+  std::string MachineSmbios::*text;
+};
+constexpr SmbiosField smbios_fields[] = {
+    {"manufacturer", &MachineSmbios::manufacturer},
+    {"product", &MachineSmbios::product},
+    {"version", &MachineSmbios::version},
+    {"serial", &MachineSmbios::serial},
+    {"sku", &MachineSmbios::sku},
+    {"family", &MachineSmbios::family},
+    {"board_manufacturer", &MachineSmbios::board_manufacturer},
+    {"board_product", &MachineSmbios::board_product},
+    {"board_version", &MachineSmbios::board_version},
+    {"board_serial", &MachineSmbios::board_serial},
+    {"board_asset", &MachineSmbios::board_asset},
+    {"chassis_manufacturer", &MachineSmbios::chassis_manufacturer},
+    {"chassis_version", &MachineSmbios::chassis_version},
+    {"chassis_serial", &MachineSmbios::chassis_serial},
+    {"chassis_asset", &MachineSmbios::chassis_asset},
+    {"chassis_sku", &MachineSmbios::chassis_sku},
+};
+
 json disk_to_json(const MachineDisk& d) {
   json j{{"controller", d.controller},
          {"controller_index", d.controller_index},
@@ -74,7 +96,7 @@ MachineDisk disk_from_json(const json& j) {
   d.boot_order = get_number(j, "boot_order");
   for (const std::uint32_t sector : {d.logical_sector, d.physical_sector})
     require(std::has_single_bit(sector) && sector >= 512 && sector <= 1U << 20, "a sector size");
-  require(d.source_name.empty() || d.source_name == safe_name(d.source_name), "the name of a disk");
+  require(d.source_name.size() <= 64 && d.source_name == printable(d.source_name), "the name of a disk");
   return d;
 }
 
@@ -119,8 +141,11 @@ json machine_to_json(const Machine& m) {
       {"os_hint", m.os_hint},
       {"source_type", m.source_type},
       {"notes", m.notes},
+      {"smbios", json::object()},
       {"disks", json::array()},
       {"nics", json::array()}};
+  for (const auto& field : smbios_fields)
+    j["smbios"][field.key] = m.smbios.*field.text;
   for (const auto& disk : m.disks)
     j["disks"].push_back(disk_to_json(disk));
   for (const auto& nic : m.nics)
@@ -147,6 +172,8 @@ Machine machine_from_json(const json& j) {
     m.source_type = get_text(j, "source_type");
     for (const auto& note : j.value("notes", std::vector<std::string>()))
       m.notes.push_back(clean_utf8(note));
+    for (const auto& field : smbios_fields)
+      m.smbios.*field.text = printable(get_text(j.at("smbios"), field.key));
     for (const auto& disk : j.at("disks"))
       m.disks.push_back(disk_from_json(disk));
     for (const auto& nic : j.at("nics"))

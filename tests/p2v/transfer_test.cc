@@ -112,7 +112,10 @@ class Transfer : public testing::Test {
     {
       CaptureSession session(options, manifest, plans, disks, limit, sink, stop);
       try {
-        session.run(open_link);
+        if (!session.connect(open_link)) {
+          session.send(false);
+          session.finish(4);
+        }
       } catch (const Error& error) {
         code = error.code();
       }
