@@ -55,7 +55,7 @@ help:
 	@echo "make check-asan  the tests without guests, built with ASan and UBSan"
 	@echo "make tidy        clang-tidy;  make check-format  clang-format;  make lint-man  mandoc"
 	@echo "make bench       measures against virt-v2v and qemu-img in one run"
-	@echo "make fuzz        runs each fuzz target for FUZZ_SECONDS (60);  make fuzz-smoke  those that guests reach and that of free maps, 10 seconds each"
+	@echo "make fuzz        runs each fuzz target for FUZZ_SECONDS (60);  make fuzz-smoke  those that guests, peers of a capture and source disks reach, 10 seconds each"
 	@echo "make install     PREFIX=$(PREFIX) DESTDIR=$(DESTDIR);  make uninstall;  make clean"
 
 deps:
@@ -173,12 +173,14 @@ lint-man: deps
 
 # Fuzz targets are linked with sources that are built with sanitizers once, into $(B)/fuzz-obj: the readers of images with
 # formats and base, FUZZ_GUEST with what a guest that boots reaches (no /dev/kvm is needed) and what that sits on, FUZZ_COPY
-# with the readers of free maps, FUZZ_FIRMWARE with those of a physical machine's firmware tables.
+# with the readers of free maps, FUZZ_FIRMWARE with those of a physical machine's firmware tables, FUZZ_P2V with both sides of
+# a capture.
 FUZZ_SECONDS ?= 60
 FUZZ_CXX = clang++ -std=c++20 -O1 -g1 -I. -I$(B)/gen -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION -fno-omit-frame-pointer -fno-sanitize-recover=all $(shell pkg-config --cflags $(PKGS) $(LATE_PKGS) 2>/dev/null)
 FUZZ_GUEST := $(patsubst %,$(B)/bin/fuzz/%_fuzz,virtqueue virtio_net pci fw_cfg devices linux_boot judge ext_journal)
 FUZZ_COPY := $(patsubst %,$(B)/bin/fuzz/%_fuzz,free_blocks block_stack)
 FUZZ_FIRMWARE := $(B)/bin/fuzz/firmware_tables_fuzz
+FUZZ_P2V := $(patsubst %,$(B)/bin/fuzz/%_fuzz,p2v_receive p2v_capture)
 fuzz_obj = $(patsubst %.cc,$(B)/fuzz-obj/%.o,$(1))
 fuzz_guest_src := $(filter-out kvmboot/vmm/vm.cc kvmboot/vmm/pc.cc,$(wildcard kvmboot/vmm/*.cc)) \
   $(patsubst %,kvmboot/%.cc,answerer judge patterns) \
@@ -186,6 +188,8 @@ fuzz_guest_src := $(filter-out kvmboot/vmm/vm.cc kvmboot/vmm/pc.cc,$(wildcard kv
 fuzz_copy_src := $(wildcard libconvert/copy/*free*.cc libconvert/copy/*_log.cc libconvert/copy/*_tree.cc) \
   $(patsubst %,formats/%.cc,overlay image source_file ext2_io partitions block_stack mapped_image lvm lvm_config md_array part ntfs_records) $(call room_src,base)
 fuzz_firmware_src := $(patsubst %,libconvert/%.cc,p2v/smbios p2v/efi_variables machine/text) $(call room_src,formats) $(call room_src,base)
+fuzz_p2v_src := $(fuzz_copy_src) $(patsubst %,libconvert/%.cc,copy/journal copy/planner copy/workers copy/space machine/names machine/text machine/limits) \
+  $(patsubst %,libconvert/p2v/%.cc,connection messages machine_json spool rendezvous receive link capture_plan capture_session) $(call room_src,formats)
 
 $(B)/fuzz-obj/%.o: %.cc
 	@mkdir -p $(@D)
@@ -194,7 +198,8 @@ $(call fuzz_obj,kvmboot/vmm/acpi.cc): $(DSDT)
 $(FUZZ_GUEST): $(call fuzz_obj,$(fuzz_guest_src))
 $(FUZZ_COPY): $(call fuzz_obj,$(fuzz_copy_src))
 $(FUZZ_FIRMWARE): $(call fuzz_obj,$(fuzz_firmware_src))
-$(filter-out $(FUZZ_GUEST) $(FUZZ_COPY) $(FUZZ_FIRMWARE),$(FUZZERS)): $(call fuzz_obj,$(call room_src,formats) $(call room_src,base))
+$(FUZZ_P2V): $(call fuzz_obj,$(sort $(fuzz_p2v_src)))
+$(filter-out $(FUZZ_GUEST) $(FUZZ_COPY) $(FUZZ_FIRMWARE) $(FUZZ_P2V),$(FUZZERS)): $(call fuzz_obj,$(call room_src,formats) $(call room_src,base))
 $(FUZZERS): $(B)/bin/fuzz/%: $(B)/fuzz-obj/tests/fuzz/%.o
 	@mkdir -p $(@D)
 	$(FUZZ_CXX) -fsanitize=fuzzer,address,undefined -Wl,--as-needed $^ $(LIBS_ALL) -o $@
@@ -203,8 +208,8 @@ fuzz: deps
 	+$(MAKE) $(PARALLEL) $(FUZZERS)
 	@tests/fuzz/run $(B) $(FUZZ_SECONDS) $(FUZZERS)
 fuzz-smoke: deps
-	+$(MAKE) $(PARALLEL) $(FUZZ_GUEST) $(FUZZ_COPY)
-	@tests/fuzz/run $(B) 10 $(FUZZ_GUEST) $(FUZZ_COPY)
+	+$(MAKE) $(PARALLEL) $(FUZZ_GUEST) $(FUZZ_COPY) $(FUZZ_P2V)
+	@tests/fuzz/run $(B) 10 $(FUZZ_GUEST) $(FUZZ_COPY) $(FUZZ_P2V)
 
 # --- what a user runs --------------------------------------------------------------------------------------------
 

@@ -134,18 +134,15 @@ void CaptureSession::greet(const OpenLink& open) {
   connection.send(FrameType::manifest, encode(manifest_));
   watcher_ = std::jthread([this] { watch_control(); });
   pinger_ = std::jthread([this](const std::stop_token& done) {
-    auto next = std::chrono::steady_clock::now();
-    while (!done.stop_requested()) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
-      if (std::chrono::steady_clock::now() < next)
-        continue;
+    std::mutex mutex;
+    std::unique_lock lock(mutex);
+    std::condition_variable_any sleep;
+    while (!sleep.wait_for(lock, done, ping_interval, [&done] { return done.stop_requested(); }))
       try {
         control_->connection().send(FrameType::ping, {});
       } catch (...) {
         return fail(std::current_exception());
       }
-      next = std::chrono::steady_clock::now() + ping_interval;
-    }
   });
 }
 

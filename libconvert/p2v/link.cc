@@ -146,12 +146,8 @@ Child start(const std::vector<std::string>& argv, const StopToken& stop, int err
 LinkConnection::LinkConnection(const std::vector<std::string>& argv, const StopToken& stop)
     : errors_(::memfd_create("errors", MFD_CLOEXEC)), child_(start(argv, stop, errors_.get(), connection_)) {}
 
-LinkConnection::LinkConnection(UniqueFd socket, const StopToken& stop) {
-  UniqueFd out(::fcntl(socket.get(), F_DUPFD_CLOEXEC, 3));
-  if (!out)
-    throw system_error(errno, "can't use a socket twice");
-  connection_ = std::make_unique<Connection>(std::move(socket), std::move(out), stop);
-}
+LinkConnection::LinkConnection(UniqueFd in, UniqueFd out, const StopToken& stop)
+    : connection_(std::make_unique<Connection>(std::move(in), std::move(out), stop)) {}
 
 std::string LinkConnection::complaints() {
   if (!child_)

@@ -39,8 +39,8 @@ class LinkConnection {
  public:
   /// `argv` is started with its standard input and output connected to us; what it says on its standard error is kept.
   LinkConnection(const std::vector<std::string>& argv, const StopToken& stop);
-  /// Without a process: the other side is at the other end of `socket`.
-  LinkConnection(UniqueFd socket, const StopToken& stop);
+  /// Without a process.
+  LinkConnection(UniqueFd in, UniqueFd out, const StopToken& stop);
   Connection& connection() { return *connection_; }
   /// The last lines that the process wrote on its standard error.
   std::string complaints();

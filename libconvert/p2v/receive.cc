@@ -264,8 +264,10 @@ void Leader::accept_others() {
 
 void Leader::keep_alive(const std::stop_token& done) {
   auto next_ping = std::chrono::steady_clock::now(), next_settle = next_ping + settle_interval;
-  while (!done.stop_requested()) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  std::mutex mutex;
+  std::unique_lock lock(mutex);
+  std::condition_variable_any sleep;
+  while (!sleep.wait_for(lock, done, std::chrono::milliseconds(500), [&done] { return done.stop_requested(); })) {
     const auto now = std::chrono::steady_clock::now();
     if (now >= next_ping) {
       slot_.try_send(FrameType::ping, {});
@@ -358,7 +360,7 @@ bool Leader::transfer(Connection& control) {
 /// The agent comes back before we have noticed that it was gone, or not to us.
 std::shared_ptr<Connection> Leader::wait_for_successor() {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, std::chrono::milliseconds(200), [this] { return successor_.has_value(); });
+  changed_.wait_for(lock, options_.grace, [this] { return successor_.has_value(); });
   if (!successor_)
     return nullptr;
   auto control = std::move(successor_->control);
@@ -393,6 +395,7 @@ json Leader::run(std::shared_ptr<Connection> control, ManifestMessage manifest) 
   spool_ = std::make_unique<Spool>(options_.directory, manifest_);
   rendezvous_ = std::make_unique<Rendezvous>(spool_->directory());
   const std::jthread others([this](const std::stop_token& done) {
+    const std::stop_callback wake(done, [this] { rendezvous_->stop(); });
     while (!done.stop_requested())
       accept_others();
   });

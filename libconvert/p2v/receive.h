@@ -25,6 +25,8 @@ using Deliver = std::function<nlohmann::json(const CapturedMachine&, EventSink&,
 struct ReceiveOptions {
   std::filesystem::path directory; ///< results go here; made when it does not exist
   Deliver deliver;
+  /// How long to wait for an agent that comes back while its old connection ends.
+  std::chrono::milliseconds grace{200};
 };
 
 /// Where the account of a capture is kept, and what an agent that lost its connection is told of it.

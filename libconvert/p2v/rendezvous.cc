@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -61,7 +62,8 @@ bool take_descriptors(msghdr& message, HandedConnection& handed) {
 
 } // namespace
 
-Rendezvous::Rendezvous(const fs::path& directory) : directory_(open_directory(directory)), socket_(new_socket()) {
+Rendezvous::Rendezvous(const fs::path& directory)
+    : directory_(open_directory(directory)), socket_(new_socket()), stopped_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   ::unlinkat(directory_.get(), socket_name, 0); // of a leader that was killed
   const sockaddr_un address = address_in(directory_.get());
   if (::bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
@@ -73,10 +75,16 @@ Rendezvous::~Rendezvous() {
   ::unlinkat(directory_.get(), socket_name, 0);
 }
 
+void Rendezvous::stop() {
+  const std::uint64_t one = 1;
+  (void)!::write(stopped_.get(), &one, sizeof one);
+}
+
 std::optional<HandedConnection> Rendezvous::accept() {
-  pollfd polled{socket_.get(), POLLIN, 0};
-  if (::poll(&polled, 1, 100) <= 0)
+  std::array<pollfd, 2> both{pollfd{socket_.get(), POLLIN, 0}, pollfd{stopped_.get(), POLLIN, 0}};
+  if (::poll(both.data(), both.size(), -1) <= 0 || both[1].revents != 0)
     return std::nullopt;
+  pollfd polled{-1, POLLIN, 0};
   HandedConnection handed;
   handed.waiting = UniqueFd(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
   polled.fd = handed.waiting.get();

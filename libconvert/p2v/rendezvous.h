@@ -26,11 +26,13 @@ class Rendezvous {
   Rendezvous(const Rendezvous&) = delete;
   Rendezvous& operator=(const Rendezvous&) = delete;
 
-  /// The next one, or nothing when none came for a tenth of a second.
+  /// The next one, or nothing when one came to nothing or stop() was called.
   std::optional<HandedConnection> accept();
+  /// Ends accept(), now and later. From any thread.
+  void stop();
 
  private:
-  UniqueFd directory_, socket_;
+  UniqueFd directory_, socket_, stopped_;
 };
 
 /// Hands `in` and `out` to the leader of `directory` and waits until it closes them. False when nobody leads there.

@@ -87,7 +87,8 @@ class Transfer : public testing::Test {
         errors.push_back(error.code());
       }
     });
-    return std::make_unique<LinkConnection>(std::move(ours), stop);
+    UniqueFd out(::dup(ours.get()));
+    return std::make_unique<LinkConnection>(std::move(ours), std::move(out), stop);
   }
   static void relay(int a, int b, std::uint64_t cut_after) {
     std::jthread back([a, b] {
@@ -254,7 +255,8 @@ TEST_P(Lies, AreRefused) {
     }
   });
   {
-    LinkConnection link(std::move(ours), stop);
+    UniqueFd ours_out(::dup(ours.get()));
+    LinkConnection link(std::move(ours), std::move(ours_out), stop);
     link.connection().send(GetParam().type, GetParam().payload);
     if (GetParam().type != FrameType::hello) {
       // refused at once

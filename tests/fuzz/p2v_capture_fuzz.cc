@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// A hostile receiver: any frames on the control connection and on those for data. Whatever it says, the session of the
+// agent ends, with an error or with a result.
+#include "libconvert/p2v/capture_session.h"
+#include "tests/fuzz/input.h"
+
+#include <csignal>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace {
+
+using namespace kvmport;
+
+/// A disk of two chunks, the first half full.
+class SmallDisk final : public Image {
+ public:
+  std::uint64_t size() const override { return p2v_chunk_size + 4096; }
+  ImageInfo info() const override { return {}; }
+  std::vector<Extent> extents(Range range) const override { return {{range, ExtentKind::data}}; }
+  void read(std::uint64_t offset, std::span<std::byte> out) const override {
+    for (std::size_t i = 0; i < out.size(); i++)
+      out[i] = static_cast<std::byte>((offset + i) % 251 < 100 ? offset + i : 0);
+  }
+};
+
+void add_frame(Bytes& stream, FrameType type, ByteSpan payload) {
+  Bytes header(8);
+  store_le<std::uint32_t>(header, 0, static_cast<std::uint32_t>(payload.size()));
+  store_le<std::uint16_t>(header, 4, static_cast<std::uint16_t>(type));
+  stream.insert(stream.end(), header.begin(), header.end());
+  stream.insert(stream.end(), payload.begin(), payload.end());
+}
+
+/// What one connection says: a welcome, unless the input wants none, then what the input has.
+Bytes speech(fuzz::Input& in) {
+  Bytes stream;
+  const auto kind = in.number(1) % 4;
+  if (kind == 0) {
+    const ByteSpan raw = in.take(in.number(2));
+    return {raw.begin(), raw.end()};
+  }
+  add_frame(stream, FrameType::welcome, as_bytes(encode(WelcomeMessage{p2v_protocol_version, "x", "t"})));
+  for (auto frames = in.number(1) % 16; frames != 0 && !in.empty(); frames--) {
+    const auto type = static_cast<FrameType>(in.number(1));
+    if (type == FrameType::ack && kind == 1)
+      add_frame(stream, type, encode(AckMessage{0, in.number(1)}));
+    else
+      add_frame(stream, type, in.take(in.number(2)));
+  }
+  return stream;
+}
+
+} // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace kvmport::fuzz;
+  ::signal(SIGPIPE, SIG_IGN);
+  Input in(data, size);
+  CaptureOptions options;
+  options.name = "m";
+  options.streams = 2;
+  ManifestMessage manifest{"run", "m", {}, {}, {}};
+  manifest.machine.disks.resize(1);
+  std::vector<CaptureDisk> disks;
+  disks.push_back({std::make_unique<SmallDisk>(), 0, {}});
+  std::vector<std::unique_ptr<CapturePlan>> plans;
+  plans.push_back(std::make_unique<CapturePlan>(*disks[0].image));
+  plans[0]->use({{0, p2v_chunk_size + 4096}});
+  manifest.disks.push_back(plans[0]->manifest());
+  RateLimit limit(0);
+  NullSink sink;
+  const StopToken stop;
+  CaptureSession session(options, manifest, plans, disks, limit, sink, stop);
+  const OpenLink open = [&] {
+    UniqueFd speaker(::memfd_create("speech", MFD_CLOEXEC));
+    write_exact(speaker.get(), 0, speech(in), "speech");
+    return std::make_unique<LinkConnection>(std::move(speaker), UniqueFd(::open("/dev/null", O_WRONLY | O_CLOEXEC)),
+                                            stop);
+  };
+  try {
+    if (!session.connect(open)) {
+      session.send(false);
+      session.finish(2);
+    }
+  } catch (const Error&) { // a refusal is an answer
+  }
+  CaptureStats stats;
+  session.add_to(stats);
+  return 0;
+}
