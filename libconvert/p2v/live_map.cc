@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <set>
+#include <sys/stat.h>
 
 namespace fs = std::filesystem;
 
@@ -64,6 +65,24 @@ struct InUse {
   std::string name;
 };
 
+/// What the kernel swaps to: not still, but nothing of it matters.
+std::vector<dev_t> swap_devices(const HostRoots& host) {
+  std::vector<dev_t> list;
+  std::error_code failed;
+  if (!fs::exists(host.proc / "swaps", failed))
+    return list;
+  const std::string all = read_file(host.proc / "swaps");
+  for (std::string_view text = all; !text.empty();) {
+    const auto line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(text.size(), line.size() + 1));
+    struct stat st {};
+    const std::string path(line.substr(0, line.find_first_of(" \t")));
+    if (path.starts_with('/') && ::stat(path.c_str(), &st) == 0 && S_ISBLK(st.st_mode))
+      list.push_back(st.st_rdev);
+  }
+  return list;
+}
+
 /// Devices above: those that lie on `device` directly.
 std::vector<dev_t> holders_of(const HostRoots& host, dev_t device) {
   std::vector<dev_t> list;
@@ -90,7 +109,8 @@ bool moves(const HostRoots& host, dev_t device, const std::set<dev_t>& still, un
 
 std::vector<InUse> used_by_others(const HostRoots& host, dev_t disk, std::uint64_t size,
                                   const std::vector<const MountedFilesystem*>& frozen) {
-  std::set<dev_t> still;
+  const auto swaps = swap_devices(host);
+  std::set<dev_t> still(swaps.begin(), swaps.end());
   for (const MountedFilesystem* filesystem : frozen)
     still.insert(filesystem->devices.begin(), filesystem->devices.end());
   const auto partitions = partitions_of(host, disk);
@@ -149,7 +169,7 @@ LiveMap read_live_map(const HostRoots& host, dev_t disk, const Image& image,
   std::vector<Range> doubtful;
   for (const InUse& one : used_by_others(host, disk, image.size(), frozen)) {
     doubtful.push_back(one.range);
-    map.notes.push_back(one.name + ": in use and can't be frozen, copied whole (swap is not)");
+    map.notes.push_back(one.name + ": in use and can't be frozen, its free blocks are copied too");
   }
   map.free = subtracted(united(std::move(found.free), {}), united(std::move(doubtful), {}));
   return map;

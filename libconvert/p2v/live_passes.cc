@@ -14,6 +14,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
+constexpr const char* hint = "stop what writes, allow a longer freeze, or capture it from the boot medium";
 constexpr unsigned settle_rounds = 4; ///< of what isn't frozen, in the last pass
 
 milliseconds since(Clock::time_point start) {
@@ -171,8 +172,10 @@ bool Capture::converge() {
     Changes changes = tracker_.take();
     if (changes.overrun) {
       left_.clear();
+      // Never frozen like this: what was missed would be lost without a trace.
       if (result_.passes.size() >= options_.most_passes)
-        return false;
+        throw Error("LIVE_NOT_CONVERGING", "this machine writes faster than its kernel can tell",
+                    fmt::format("after {} passes it still loses track", result_.passes.size()), hint);
       send_all_again();
       continue;
     }
@@ -254,7 +257,7 @@ LiveResult Capture::run() {
       throw Error("LIVE_NOT_CONVERGING", "this machine writes faster than its disks can be copied",
                   fmt::format("after {} passes {} MiB are left, at {:.1f} MiB/s", result_.passes.size(), left >> 20,
                               rate_ / (1 << 20)),
-                  "stop what writes, allow a longer freeze, or capture it from the boot medium");
+                  hint);
     }
     sink_.stage("freeze", "the filesystems stand still for the last pass");
     if (finish(why)) {

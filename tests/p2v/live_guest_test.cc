@@ -3,6 +3,7 @@
 // binary is the guest's program, too: the tests LiveInGuest run there alone.
 #include "libconvert/p2v/direct_disk.h"
 #include "libconvert/p2v/dirty_map.h"
+#include "libconvert/p2v/live_map.h"
 #include "libconvert/p2v/live_passes.h"
 #include "tests/p2v/live_writer.h"
 #include "tests/p2v/loop_disk.h"
@@ -151,6 +152,53 @@ TEST(LiveInGuest, StackedDevicesAreTrackedAtTheBottom) {
   must_run({"dmsetup", "remove", "--noudevsync", "line"});
 }
 
+/// XFS on a logical volume stands still as one on a partition does; swap on another is left out and no reason for
+/// doubt.
+TEST(LiveInGuest, LogicalVolumesAreMapped) {
+  ONLY_IN_GUEST();
+  const std::string alone = "activation{udev_sync=0 udev_rules=0}";
+  for (const std::vector<std::string>& command : {
+           std::vector<std::string>{"pvcreate", "/dev/vdg"},
+           {"vgcreate", "my-vg", "/dev/vdg"},
+           {"lvcreate", "-Zn", "-Wn", "-L", "320M", "-n", "da-ta", "my-vg"},
+           {"lvcreate", "-Zn", "-Wn", "-L", "32M", "-n", "swap", "my-vg"},
+       }) {
+    std::vector<std::string> argv = command;
+    argv.insert(argv.begin(), "lvm");
+    argv.insert(argv.begin() + 2, {"--config", alone});
+    must_run(argv);
+  }
+  must_run({"dmsetup", "mknodes"});
+  must_run({"mkfs.xfs", "-q", "/dev/mapper/my--vg-da--ta"});
+  must_run({"mkswap", "/dev/mapper/my--vg-swap"});
+  must_run({"swapon", "/dev/mapper/my--vg-swap"});
+  const MountedDisk mounted("/dev/mapper/my--vg-da--ta", "/mnt");
+  ASSERT_TRUE(mounted) << mounted.why();
+  make_pattern_file("/mnt/file", 5 * mib, 1);
+  const std::vector<dev_t> disks{device_of("/dev/vdg")};
+  const DirectDisk image("/dev/vdg");
+  const auto filesystems = filesystems_on({}, disks);
+  ASSERT_EQ(filesystems.size(), 1U);
+  LiveMap map;
+  {
+    const Freeze freeze(filesystems);
+    map = read_live_map({}, disks.front(), image, {&filesystems.front()});
+  }
+  std::string notes;
+  for (const std::string& note : map.notes)
+    notes += note + "\n";
+  std::cout << notes;
+  EXPECT_NE(notes.find("my-vg/da-ta: clean xfs"), std::string::npos);
+  EXPECT_EQ(notes.find("in use"), std::string::npos);
+  EXPECT_GT(bytes_of(map.free), 290 * mib);
+  EXPECT_LT(bytes_of(map.free), image.size() - 60 * mib);
+  EXPECT_GT(bytes_of(map.swap), 31 * mib);
+  must_run({"swapoff", "/dev/mapper/my--vg-swap"});
+  // Without the freeze nothing of it is believed.
+  const LiveMap moving = read_live_map({}, disks.front(), image, {});
+  EXPECT_LT(bytes_of(moving.free), 100 * mib);
+}
+
 /// /dev/vdf has bad sectors, as QEMU makes them.
 TEST(LiveInGuest, BadSectorsAreReadAround) {
   ONLY_IN_GUEST();
@@ -180,7 +228,8 @@ class LiveGuest : public testing::Test {
   void SetUp() override {
     KVMPORT_ONLY_SLOW();
     must_run({"tests/p2v/make-live-guest", dir_.path().string(), "/proc/" + std::to_string(::getpid()) + "/exe"});
-    for (const auto& [name, size] : {std::pair("vdb", "768M"), std::pair("vdd", "96M"), std::pair("vde", "96M")})
+    for (const auto& [name, size] :
+         {std::pair("vdb", "768M"), std::pair("vdd", "96M"), std::pair("vde", "96M"), std::pair("vdg", "448M")})
       must_run({"truncate", "-s", size, (dir_.path() / (std::string(name) + ".raw")).string()});
     std::ofstream(dir_.path() / "vdf.raw") << std::string(4 * mib, '\x5a');
     std::ofstream(dir_.path() / "bad.conf") << "[inject-error]\nevent = \"read_aio\"\nsector = \"4096\"\n"
@@ -221,6 +270,7 @@ class LiveGuest : public testing::Test {
     argv.insert(argv.end(),
                 {"-drive", "if=virtio,format=raw,file.driver=blkdebug,file.config=" + file("bad.conf").string() +
                                ",file.image.driver=file,file.image.filename=" + file("vdf.raw").string()});
+    argv.insert(argv.end(), {"-drive", "if=virtio,format=raw,file=" + file("vdg.raw").string()});
     const ProcessResult result = run_process(argv, 600s);
     EXPECT_FALSE(result.timed_out);
     EXPECT_NE(result.out.find("guest: done"), std::string::npos) << result.err << result.out;
@@ -254,8 +304,8 @@ TEST_F(LiveGuest, CapturesItsOwnRoot) {
     const auto verdict = log.compare(there.path() / (std::string(name) == "root" ? "work" : "."), moment);
     EXPECT_EQ(verdict.wrong, std::vector<std::string>()) << name;
     EXPECT_GT(verdict.compared, 40U) << name;
-    std::cout << name << ": " << verdict.compared << " of " << log.files.size() << " files and " << LiveLog::block_count
-              << " blocks compared\n";
+    std::cout << name << ": " << verdict.compared << " compared of " << log.files.size() << " files and "
+              << LiveLog::block_count << " blocks\n";
   }
   const std::string esp = file("vdb.raw").string() + "@@" + std::to_string(mib);
   EXPECT_EQ(must_run({"mtype", "-i", esp, "::kernel"}), LiveLog::text_of(1, 100000));
@@ -263,7 +313,8 @@ TEST_F(LiveGuest, CapturesItsOwnRoot) {
 
 TEST_F(LiveGuest, TracksAndReadsOnDebiansKernel) {
   const std::string said =
-      boot("uname -r\nexe --gtest_brief=1 --gtest_filter='LiveInGuest.Stacked*:LiveInGuest.Bad*:ChangeTracker*'\n");
+      boot("uname -r\nexe --gtest_brief=1 "
+           "--gtest_filter='LiveInGuest.Stacked*:LiveInGuest.Bad*:LiveInGuest.Logical*:ChangeTracker*'\n");
   std::cout << said;
   EXPECT_NE(said.find("[  PASSED  ]"), std::string::npos);
   EXPECT_EQ(said.find("FAILED"), std::string::npos);
