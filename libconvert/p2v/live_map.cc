@@ -46,8 +46,8 @@ FrozenParts frozen_parts(const HostRoots& host, dev_t disk, const std::vector<co
     if (std::error_code failed; !fs::exists(dm / "uuid", failed))
       continue;
     const std::string uuid = read_file(dm / "uuid", 4096), name = read_file(dm / "name", 4096);
-    if (uuid.starts_with("LVM-") && !volume_name(trimmed(name)).empty())
-      parts.volumes.push_back(volume_name(trimmed(name)));
+    if (uuid.starts_with("LVM-") && !group_and_volume(trimmed(name)).empty())
+      parts.volumes.push_back(group_and_volume(trimmed(name)));
   }
   return parts;
 }
@@ -140,7 +140,7 @@ std::vector<Range> swap_ranges(const Image& image) {
 
 } // namespace
 
-std::string volume_name(std::string_view dm_name) {
+std::string group_and_volume(std::string_view dm_name) {
   // Hyphens of the names are doubled, a single one stands between them.
   std::string name;
   bool parted = false;

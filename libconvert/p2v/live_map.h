@@ -22,6 +22,6 @@ LiveMap read_live_map(const HostRoots& host, dev_t disk, const Image& image,
                       const std::vector<const MountedFilesystem*>& frozen);
 
 /// The name of a logical volume, "group/volume", of its device-mapper name ("my--group-root"); empty for other text.
-std::string volume_name(std::string_view dm_name);
+std::string group_and_volume(std::string_view dm_name);
 
 } // namespace kvmport

@@ -180,7 +180,7 @@ TEST(Filesystems, OneThatOnlyProcess1SeesIsRefused) {
 TEST(VolumeNames, AreTakenApart) {
   for (const auto& [text, name] : {std::pair("vg-root", "vg/root"), std::pair("my--group-a--b", "my-group/a-b"),
                                    std::pair("vg-root-real", ""), std::pair("luks", ""), std::pair("", "")})
-    EXPECT_EQ(volume_name(text), name) << text;
+    EXPECT_EQ(group_and_volume(text), name) << text;
 }
 
 } // namespace
