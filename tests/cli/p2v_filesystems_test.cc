@@ -97,7 +97,7 @@ TEST(CapturedFilesystems, NtfsKeepsAllFiles) {
     const fs::path copy =
         captured(disk, dir.path() / (dirty ? "out2" : "out1"), dirty ? "ntfs, dirty" : "ntfs, clean", dirty);
     for (const auto& [name, digest] : wanted) {
-      write_file_durably(file, must_run({"ntfscat", copy.string(), name}));
+      write_file_durably(file, must_run({"ntfscat", "-f", "-q", copy.string(), name}));
       EXPECT_EQ(sha256_of(file), digest) << name;
     }
   }
