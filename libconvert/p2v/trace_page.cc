@@ -139,7 +139,7 @@ bool read_trace_page(ByteSpan page, const TracePageLayout& layout, const std::fu
         size = all;
       }
     } else {
-      size = type * 4;
+      size = std::uint64_t{type} * 4;
     }
     if (size > length - at - header)
       corrupt("an event goes over the end of its page");
