@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/capture_command.h"
 
+#include "libconvert/p2v/block_devices.h"
 #include "libconvert/p2v/direct_disk.h"
 #include "libconvert/target/target.h"
 
@@ -31,6 +32,20 @@ CaptureDisk open_disk(const std::filesystem::path& path, const CaptureArguments&
   if (::stat(path.c_str(), &st) != 0)
     throw system_error(errno, "can't stat " + path.string());
   return {std::move(image), S_ISBLK(st.st_mode) ? st.st_rdev : 0, [disk] { return disk->bad_ranges(); }};
+}
+
+/// What a live capture writes on a disk that it captures would have to be captured too, without end.
+void check_not_captured(const std::string& directory, const std::vector<CaptureDisk>& disks) {
+  struct stat st {};
+  std::error_code ignored;
+  std::filesystem::create_directories(directory, ignored);
+  if (::stat(directory.c_str(), &st) != 0)
+    throw system_error(errno, "can't look at " + directory);
+  const std::vector<dev_t> below = bottom_disks({}, st.st_dev);
+  for (const auto& disk : disks)
+    if (std::find(below.begin(), below.end(), disk.device) != below.end())
+      throw Error("USAGE", "a running machine can't be captured onto its own disk", directory + " lies on it",
+                  "capture to a server, or to a disk that is not captured");
 }
 
 /// Devices or images that are named by their paths, in place of the machine's own disks.
@@ -159,6 +174,8 @@ int run_capture(const CaptureArguments& a, Console& console, const StopToken& st
     disks.push_back(open_disk(disk.path, a));
     disk.capacity = disks.back().image->size();
   }
+  if (options.live && options.target.host.empty())
+    check_not_captured(options.target.directory, disks);
   const CaptureResult result = capture_machine(options, disks, console, stop);
   console.result(describe(result), describe_json(result));
   return result.result.value("proven", false) ? exit_done : exit_not_proven;

@@ -63,7 +63,7 @@ class Transfer : public testing::Test {
     for (const char* name : {"a", "b"}) {
       OpenOptions raw;
       raw.format = "raw";
-      disks.push_back({open_image(dir / name, raw), {}});
+      disks.push_back({open_image(dir / name, raw), 0, {}});
       plans.push_back(std::make_unique<CapturePlan>(*disks.back().image, false));
       manifest.disks.push_back(plans.back()->manifest());
     }
