@@ -337,7 +337,14 @@ class AcpiBoot : public testing::Test {
   }
 
   /// The serial log of a boot that ended by itself.
+  /// What the kernel says. It gives the timer's interrupt a few ticks to come and complains when it was not seen: on a
+  /// busy host that happens once, with tables that are wrong always.
   std::string boot(const std::string& machine, const std::string& parameters, const std::vector<std::string>& more) {
+    const std::string log = boot_once(machine, parameters, more);
+    return log.find("MP-BIOS bug") == std::string::npos ? log : boot_once(machine, parameters, more);
+  }
+  std::string boot_once(const std::string& machine, const std::string& parameters,
+                        const std::vector<std::string>& more) {
     std::vector<std::string> argv{"qemu-system-x86_64",
                                   "-nodefaults",
                                   "-no-reboot",
