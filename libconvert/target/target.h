@@ -49,8 +49,8 @@ struct BootEntry {
 /// The boot order, first entry first: by the orders that the source gives; without any, the first disk.
 std::vector<BootEntry> boot_entries(const TargetMachine& machine);
 
-/// A libvirt domain that passes `virt-xml-validate`: q35, UUID, SMBIOS strings, topology, RTC basis, MACs and TPM of the
-/// source, every card on the network "default" (the source's network in a comment).
+/// A libvirt domain that passes `virt-xml-validate`: q35, UUID, SMBIOS strings, topology, RTC basis, MACs and TPM of
+/// the source, every card on the network "default" (the source's network in a comment).
 std::string libvirt_xml(const TargetMachine& machine);
 /// A POSIX shell script that starts the machine with QEMU; every value quoted, more QEMU options may follow as
 /// arguments. It uses KVM when /dev/kvm is usable (environment QEMU_ACCEL=tcg: not). A variable store that is missing
