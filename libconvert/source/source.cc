@@ -121,6 +121,14 @@ void check_running(const Source& source) {
 
 } // namespace
 
+Machine read_machine(const fs::path& path, const ReadOptions& options) {
+  const SourceKind kind = source_kind(path);
+  if (kind == SourceKind::disk)
+    throw Error("DESCRIPTION_UNSUPPORTED", path.string() + " describes no machine", {},
+                "name a .vmx, .ovf, .ova, .vbox or libvirt .xml");
+  return read_description(kind, path, options);
+}
+
 Source open_source_machine(const std::vector<fs::path>& paths, const SourceOptions& options, EventSink& sink) {
   if (paths.empty())
     throw Error("USAGE", "no source is named");
