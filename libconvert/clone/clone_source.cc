@@ -2,7 +2,7 @@
 #include "libconvert/clone/clone_source.h"
 
 #include "base/file.h"
-#include "libconvert/clone/connection.h"
+#include "libconvert/host/connection.h"
 #include "libconvert/machine/text.h"
 #include "libconvert/machine/xml_util.h"
 

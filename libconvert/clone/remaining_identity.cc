@@ -3,7 +3,7 @@
 
 #include "base/file.h"
 #include "libconvert/boot_machine.h"
-#include "libconvert/clone/connection.h"
+#include "libconvert/host/connection.h"
 
 namespace kvmport {
 

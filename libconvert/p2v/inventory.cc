@@ -16,6 +16,7 @@ Inventory read_inventory(const std::filesystem::path& root) {
   inventory_parts::read_cpu(tree, inventory);
   inventory_parts::read_disks(tree, inventory);
   inventory_parts::read_groups(tree, inventory);
+  inventory_parts::read_metadata(tree, inventory);
   inventory_parts::read_network(tree, inventory);
   inventory_parts::read_clock(tree, inventory);
   inventory_parts::read_devices(tree, inventory);

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a physical machine is made of: read from /sys, /proc and the firmware's own tables, with no other program and no
-// text that is written for people. Reading changes nothing and opens no disk.
+// text that is written for people. Reading changes nothing.
 //
 // All paths are taken below a root, so that a recorded tree gives the same answer as the machine it came from. Where
 // the root is "/", what no file tells is asked of the kernel too: permanent MAC addresses (ethtool), whether the clock
-// is synchronised (adjtimex). Sizes are bytes. What can't be read is left empty: a machine is never refused here, but
-// `notes` says what is missing and why it matters. Most of it needs root.
+// is synchronised (adjtimex); and the disks are opened for reading, to find arrays and volume groups that don't run.
+// Sizes are bytes. What can't be read is left empty: a machine is never refused here, but `notes` says what is missing
+// and why it matters. Most of it needs root.
 #pragma once
 
 #include "libconvert/machine/machine.h"
@@ -166,6 +167,17 @@ struct Inventory {
 
 /// Reads the machine below `root`. Errors: NOT_FOUND when there is no /sys and /proc below it.
 Inventory read_inventory(const std::filesystem::path& root = "/");
+
+/// Bytes in which a superblock or a label may be looked for: a disk, a partition, or an array that runs.
+struct DiskPlace {
+  std::vector<std::string> disks; ///< names of the disks below it
+  const Image* image = nullptr;   ///< borrowed
+  Range range;
+  bool running = false; ///< an array of the kernel's has it
+};
+/// Adds md arrays that don't run and LVM volume groups, with what of them is missing; completes groups that are known.
+/// Errors only when a disk can't be read.
+void add_groups_on_disks(const std::vector<DiskPlace>& places, Inventory& inventory);
 
 /// What is wrong with the disks that are `selected`: a member of an array or volume group that is left out, a disk
 /// taken through two paths, an array that is not whole. For people; empty: nothing.

@@ -12,7 +12,8 @@ void read_firmware(const SysTree& tree, Inventory& inventory);
 void read_smbios(const SysTree& tree, Inventory& inventory); ///< memory too
 void read_cpu(const SysTree& tree, Inventory& inventory);
 void read_disks(const SysTree& tree, Inventory& inventory);
-void read_groups(const SysTree& tree, Inventory& inventory); ///< after the disks
+void read_groups(const SysTree& tree, Inventory& inventory);   ///< after the disks
+void read_metadata(const SysTree& tree, Inventory& inventory); ///< after the groups; only where the root is "/"
 void read_network(const SysTree& tree, Inventory& inventory);
 void read_clock(const SysTree& tree, Inventory& inventory);
 void read_devices(const SysTree& tree, Inventory& inventory); ///< TPM, PCI, USB

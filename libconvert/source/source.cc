@@ -147,6 +147,14 @@ Source open_disks(Machine machine, bool described, const SourceOptions& options,
 
 } // namespace
 
+Machine read_machine(const fs::path& path, const ReadOptions& options) {
+  const SourceKind kind = source_kind(path);
+  if (kind == SourceKind::disk)
+    throw Error("DESCRIPTION_UNSUPPORTED", path.string() + " describes no machine", {},
+                "name a .vmx, .ovf, .ova, .vbox or libvirt .xml");
+  return read_description(kind, path, options);
+}
+
 Source open_known_machine(const Machine& machine, const SourceOptions& options, EventSink& sink) {
   return open_disks(machine, true, options, sink);
 }

@@ -28,6 +28,9 @@ enum class SourceKind { disk, vmx, ovf, ova, libvirt, vbox };
 /// unpacked first.
 SourceKind source_kind(const std::filesystem::path& path);
 
+/// The machine that a description tells of, its disks not opened. Error DESCRIPTION_UNSUPPORTED for a disk image.
+Machine read_machine(const std::filesystem::path& path, const ReadOptions& options = {});
+
 /// `paths`: one description (.vmx .ovf .ova .xml .vbox, told by content) or one or more disk images. Refuses a running
 /// or suspended source and an incomplete snapshot chain by name (SOURCE_RUNNING, SOURCE_SUSPENDED,
 /// SNAPSHOT_CHAIN_INCOMPLETE). A gzip'd disk and a disk in chunks are unpacked to an unnamed file in the temp directory

@@ -242,14 +242,49 @@ TEST(KvmBoot, ExplainsItsDiagnoses) {
   EXPECT_THAT(explained.out, HasSubstr("driver for the new disk"));
 }
 
+/// The verdict of each line or row.
+std::vector<std::string> verdicts(const json& rows) {
+  std::vector<std::string> all;
+  for (const json& row : rows)
+    all.push_back(row.at("verdict"));
+  return all;
+}
+
 TEST(KvmHost, ChecksTheHost) {
-  const auto host = run("kvm-host", {"check", "--json"});
+  const auto host = run("kvm-host", {"check", "--json", "--connect", "test:///default"});
   const json result = result_of(host);
-  EXPECT_EQ(host.exit_code, result.at("missing").empty() ? 0 : 2);
+  auto all = verdicts(result.at("checks"));
+  const auto rows = verdicts(result.at("overcommit"));
+  all.insert(all.end(), rows.begin(), rows.end());
+  const bool good = std::all_of(all.begin(), all.end(), [](const auto& v) { return v == "ok" || v == "warning"; });
+  EXPECT_EQ(host.exit_code, good ? 0 : 2);
   EXPECT_THAT(std::vector<std::string>({"full", "emulated", "none"}), Contains(result.at("kvm").get<std::string>()));
   EXPECT_FALSE(result.at("reasons").empty());
   EXPECT_THAT(result.at("engine").get<std::string>(), HasSubstr("qemu-"));
   EXPECT_THAT(result.at("qemu").get<std::string>(), HasSubstr("QEMU emulator version"));
+  EXPECT_EQ(result.at("machines").at(0).at("name"), "test");
+}
+
+TEST(KvmHost, CountsPlannedMachines) {
+  const TempDir temp;
+  disk_as(temp.path(), "vmdk");
+  const std::string vmx = write_vmx(temp.path(), "disk.vmdk");
+  const auto plan = [&](const std::string& memory) {
+    std::string text = read_file(vmx);
+    text.replace(text.find("\"512\""), 5, "\"" + memory + "\"");
+    write_file_durably(temp.path() / "plan.vmx", text);
+    return run("kvm-host", {"check", "--json", "--connect", "", "--plan", (temp.path() / "plan.vmx").string(), "-o",
+                            (temp.path() / "new").string()});
+  };
+  const json small = result_of(plan("512"));
+  ASSERT_EQ(small.at("machines").size(), 1U);
+  EXPECT_EQ(small.at("machines").at(0).at("planned"), true);
+  EXPECT_EQ(small.at("machines").at(0).at("disks").at(0).at("virtual_size"), 8U << 20);
+  EXPECT_THAT(verdicts(small.at("overcommit")), testing::Each("ok"));
+  const auto large = plan("4194304"); // 4 TiB
+  EXPECT_EQ(large.exit_code, 2);
+  EXPECT_THAT(verdicts(result_of(large).at("overcommit")), Contains("over"));
+  EXPECT_EQ(run("kvm-host", {"check", "--plan", (temp.path() / "none.vmx").string()}).exit_code, 2);
 }
 
 } // namespace

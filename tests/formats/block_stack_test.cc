@@ -3,7 +3,7 @@
 #include "base/process.h"
 #include "formats/block_stack.h"
 #include "formats/readers.h"
-#include "tests/formats/lvm_disks.h"
+#include "tests/support/lvm_disks.h"
 
 #include <algorithm>
 #include <gtest/gtest.h>

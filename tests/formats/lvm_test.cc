@@ -3,7 +3,7 @@
 #include "formats/lvm.h"
 #include "formats/overlay.h"
 #include "formats/readers.h"
-#include "tests/formats/lvm_disks.h"
+#include "tests/support/lvm_disks.h"
 
 #include <algorithm>
 #include <gtest/gtest.h>

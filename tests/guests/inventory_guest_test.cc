@@ -154,7 +154,9 @@ TEST_F(InventoryOfAGuest, WithUefiIsWhatQemuWasTold) {
       "-uuid",  "564d7088-01a1-9832-e72b-6790c73b64ea"};
   append(options, drive("e1"));
   append(options, {"-device", "nvme,drive=e1,serial=NV-A"});
-  const json machine = inventory("probe.disks=1 probe.name=server", options);
+  append(options, drive("e2"));
+  append(options, {"-device", "ide-hd,bus=ide.0,drive=e2,serial=SATA-1"});
+  const json machine = inventory("probe.disks=2 probe.name=server probe.md probe.mdstop", options);
   ASSERT_TRUE(machine.is_object());
   EXPECT_EQ(machine["firmware"]["type"], "uefi64");
   EXPECT_EQ(machine["firmware"]["secure_boot"], false);
@@ -163,6 +165,11 @@ TEST_F(InventoryOfAGuest, WithUefiIsWhatQemuWasTold) {
   EXPECT_EQ(machine["smbios"]["uuid"], "564d7088-01a1-9832-e72b-6790c73b64ea");
   EXPECT_EQ(machine["memory"]["size"], 1ULL << 30);
   EXPECT_EQ(named(machine["disks"], "name", "nvme0n1")["serial"], "NV-A");
+  // Half of a mirror that nothing runs, as on a boot medium.
+  ASSERT_EQ(machine["groups"].size(), 1U);
+  EXPECT_EQ(machine["groups"][0]["level"], "raid1");
+  EXPECT_EQ(machine["groups"][0]["disks"], json({"sda"}));
+  EXPECT_EQ(machine["groups"][0]["missing"], 1);
 }
 
 } // namespace

@@ -6,7 +6,8 @@
 #include "base/file.h"
 #include "libconvert/p2v/sys_tree.h"
 #include "libconvert/target/target.h"
-#include "tests/p2v/inventory_tree.h"
+#include "tests/support/lvm_disks.h"
+#include "tests/support/recorded_tree.h"
 #include "tests/support/tempdir.h"
 
 #include <algorithm>
@@ -313,6 +314,34 @@ TEST(Groups, LoopsOfDevicesEnd) {
                                                    "/sys/block/md1/slaves/md0/\n/sys/block/md1/slaves/sda/\n");
   ASSERT_EQ(inventory.groups.size(), 2U);
   EXPECT_THAT(inventory.groups[0].disks, ElementsAre("sda"));
+}
+
+TEST(Groups, AreFoundOnDisksWhereNothingRunsThem) {
+  const LvmDisks disks(0);
+  const auto first = disks.open(0), second = disks.open(1);
+  const auto group_of = [](const std::vector<DiskPlace>& places) {
+    Inventory inventory;
+    add_groups_on_disks(places, inventory);
+    EXPECT_EQ(inventory.groups.size(), 1U);
+    return inventory.groups.empty() ? DiskGroup{} : inventory.groups[0];
+  };
+  const DiskPlace sda{{"sda"}, first.get(), {0, first->size()}, false};
+  const DiskPlace sdb{{"sdb"}, second.get(), {0, second->size()}, false};
+  const DiskGroup whole = group_of({sda, sdb});
+  EXPECT_EQ(whole.name, "vg-a");
+  EXPECT_THAT(whole.disks, ElementsAre("sda", "sdb"));
+  EXPECT_TRUE(whole.complete) << whole.problem;
+  const DiskGroup half = group_of({sdb});
+  EXPECT_EQ(half.missing, 1U);
+  EXPECT_EQ(half.problem, "the volume group vg-a lacks 1 of 2 physical volumes");
+
+  // The kernel's devices told of the group already: it is completed, not told twice.
+  Inventory known;
+  known.groups.push_back({DiskGroup::Kind::lvm, "vg-a", "", {"sda"}, 0, 0, true, ""});
+  add_groups_on_disks({sda}, known);
+  ASSERT_EQ(known.groups.size(), 1U);
+  EXPECT_EQ(known.groups[0].missing, 1U);
+  EXPECT_FALSE(known.groups[0].complete);
 }
 
 std::string cpu_entries(const std::vector<std::array<int, 2>>& socket_and_core, const std::string& present) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tests/p2v/inventory_tree.h"
+#include "tests/support/recorded_tree.h"
 
 #include "base/file.h"
 

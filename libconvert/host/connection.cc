@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "libconvert/clone/connection.h"
+#include "libconvert/host/connection.h"
 
 #include "base/error.h"
 #include "base/late_library.h"

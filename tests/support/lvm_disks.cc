@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tests/formats/lvm_disks.h"
+#include "tests/support/lvm_disks.h"
 
 #include "base/process.h"
 
