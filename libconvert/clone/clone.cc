@@ -6,8 +6,8 @@
 #include "libconvert/clone/clone_name.h"
 #include "libconvert/clone/clone_proof.h"
 #include "libconvert/clone/clone_state.h"
-#include "libconvert/host/connection.h"
 #include "libconvert/copy/journal.h"
+#include "libconvert/host/connection.h"
 #include "libconvert/machine/xml_util.h"
 #include "libconvert/target/target.h"
 

@@ -5,8 +5,8 @@
 
 #include "base/process.h"
 #include "libconvert/clone/clone_list.h"
-#include "libconvert/host/connection.h"
 #include "libconvert/clone/remaining_identity.h"
+#include "libconvert/host/connection.h"
 #include "tests/support/small_system.h"
 #include "tests/support/tempdir.h"
 
