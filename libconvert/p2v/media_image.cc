@@ -5,7 +5,7 @@
 #include "base/process.h"
 
 #include <array>
-#include <cstdlib>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <functional>
 #include <map>
+#include <utility>
 
 namespace kvmport {
 namespace {

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// The boot medium, built and booted in QEMU by every way that there is, up to the inventory on the serial console.
+#include "base/file.h"
+#include "base/firmware_files.h"
+#include "base/process.h"
+#include "tests/support/guests.h"
+#include "tests/support/tempdir.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <nlohmann/json.hpp>
+
+namespace fs = std::filesystem;
+
+namespace kvmport::test {
+namespace {
+
+using testing::HasSubstr;
+
+class Media : public testing::Test {
+ protected:
+  void build(const std::vector<std::string>& more) {
+    std::vector<std::string> argv{command("kvm-p2v"), "media", "--json", "--kernel-args", "p2v.inventory"};
+    argv.insert(argv.end(), more.begin(), more.end());
+    const ProcessResult r = run_process(argv, std::chrono::minutes(20));
+    ASSERT_EQ(r.exit_code, 0) << r.out << r.err;
+    result_ = nlohmann::json::parse(r.out.substr(r.out.rfind('\n', r.out.size() - 2) + 1));
+    std::printf("initramfs %.1f MiB, image %.1f MiB\n", result_["initramfs_size"].get<double>() / 1048576,
+                result_["image_size"].get<double>() / 1048576);
+    EXPECT_LT(result_["initramfs_size"].get<std::uint64_t>(), 150U << 20);
+    EXPECT_LT(result_["image_size"].get<std::uint64_t>(), 150U << 20);
+  }
+
+  /// Boots a machine with a SATA disk, `more` of it, and returns what its serial port said until it went off.
+  std::string boot(const std::vector<std::string>& more) {
+    const fs::path disk = dir_.path() / "disk.raw", serial = dir_.path() / "serial";
+    make_pattern_file(disk, 64U << 20, 7);
+    const std::string before = sha256_of(disk);
+    std::vector<std::string> argv{"qemu-system-x86_64",
+                                  "-machine",
+                                  "q35,accel=tcg",
+                                  "-m",
+                                  "768",
+                                  "-nodefaults",
+                                  "-display",
+                                  "none",
+                                  "-vga",
+                                  "std",
+                                  "-serial",
+                                  "file:" + serial.string(),
+                                  "-smbios",
+                                  "type=1,uuid=564d7088-01a1-4b5c-8d6e-102030405060,serial=P2V-TEST-1",
+                                  "-no-reboot",
+                                  "-drive",
+                                  "if=none,id=d,format=raw,file=" + disk.string(),
+                                  "-device",
+                                  "ide-hd,drive=d,bus=ide.0,serial=DISK-SERIAL-1"};
+    argv.insert(argv.end(), more.begin(), more.end());
+    const ProcessResult r = run_process(argv, std::chrono::minutes(15));
+    std::string text = fs::exists(serial) ? read_file(serial) : "";
+    EXPECT_EQ(r.exit_code, 0) << r.err << text;
+    EXPECT_FALSE(r.timed_out);
+    EXPECT_EQ(sha256_of(disk), before) << "the machine's disk was written";
+    return text;
+  }
+
+  static void expect_inventory(const std::string& serial) {
+    const auto begin = serial.find("{\"");
+    ASSERT_NE(begin, std::string::npos) << serial;
+    const auto inventory =
+        nlohmann::json::parse(serial.substr(begin, serial.find('\n', begin) - begin), nullptr, false);
+    ASSERT_TRUE(inventory.is_object()) << serial;
+    ASSERT_FALSE(inventory["disks"].empty()) << serial;
+    EXPECT_EQ(inventory["disks"][0]["name"], "sda");
+    EXPECT_EQ(inventory["disks"][0]["size"], 64U << 20);
+    EXPECT_THAT(serial, HasSubstr("network cards: eth0"));
+  }
+
+  TempDir dir_{guest_cache()};
+  nlohmann::json result_;
+};
+
+const std::vector<std::string> card{"-netdev", "user,id=n,restrict=on", "-device",
+                                    "e1000,netdev=n,mac=52:54:00:4b:56:99"};
+
+std::vector<std::string> with_card(std::vector<std::string> argv) {
+  argv.insert(argv.end(), card.begin(), card.end());
+  return argv;
+}
+
+TEST_F(Media, KernelAndInitramfsStartDirectly) {
+  ASSERT_NO_FATAL_FAILURE(build({"--pxe", (dir_.path() / "pxe").string()}));
+  const std::string serial =
+      boot(with_card({"-kernel", dir_.path() / "pxe/vmlinuz", "-initrd", dir_.path() / "pxe/initrd.img", "-append",
+                      "console=ttyS0,115200 p2v.inventory"}));
+  expect_inventory(serial);
+  // Nothing but its own file system is mounted, and the disk refuses writes.
+  EXPECT_THAT(serial, HasSubstr("looking for disks and network cards"));
+}
+
+TEST_F(Media, ImageStartsFromCdUsbAndUefi) {
+  KVMPORT_ONLY_SLOW();
+  const fs::path image = dir_.path() / "p2v.iso";
+  ASSERT_NO_FATAL_FAILURE(build({"-o", image.string()}));
+  const auto as_cd = [&] {
+    return with_card({"-drive", "if=none,id=cd,media=cdrom,readonly=on,format=raw,file=" + image.string(), "-device",
+                      "ide-cd,drive=cd,bus=ide.1,bootindex=0"});
+  };
+  std::printf("CD, SeaBIOS\n");
+  expect_inventory(boot(as_cd()));
+  std::printf("USB, SeaBIOS\n");
+  expect_inventory(
+      boot(with_card({"-device", "qemu-xhci", "-drive", "if=none,id=usb,readonly=on,format=raw,file=" + image.string(),
+                      "-device", "usb-storage,drive=usb,bootindex=0"})));
+  std::printf("CD, OVMF\n");
+  const UefiImages uefi = find_uefi_images(false, {});
+  fs::copy_file(uefi.vars, dir_.path() / "vars.fd");
+  auto argv = as_cd();
+  argv.insert(argv.end(), {"-drive", "if=pflash,format=raw,readonly=on,file=" + uefi.code.string(), "-drive",
+                           "if=pflash,format=raw,file=" + (dir_.path() / "vars.fd").string()});
+  expect_inventory(boot(argv));
+}
+
+TEST_F(Media, StartsByPxe) {
+  KVMPORT_ONLY_SLOW();
+  ASSERT_NO_FATAL_FAILURE(build({"--pxe", (dir_.path() / "pxe").string()}));
+  expect_inventory(boot({"-netdev", "user,id=n,restrict=on,bootfile=boot.ipxe,tftp=" + (dir_.path() / "pxe").string(),
+                         "-device", "e1000,netdev=n,mac=52:54:00:4b:56:99,bootindex=0"}));
+}
+
+TEST_F(Media, SameInputGivesTheSameInitramfs) {
+  KVMPORT_ONLY_SLOW();
+  ASSERT_NO_FATAL_FAILURE(build({"--pxe", (dir_.path() / "a").string()}));
+  ASSERT_NO_FATAL_FAILURE(build({"--pxe", (dir_.path() / "b").string()}));
+  EXPECT_EQ(sha256_of(dir_.path() / "a/initrd.img"), sha256_of(dir_.path() / "b/initrd.img"));
+}
+
+} // namespace
+} // namespace kvmport::test
