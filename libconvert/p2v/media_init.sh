@@ -24,11 +24,11 @@ show() { # a copy of the input on every console; carriage returns for serial one
 # Drivers for what is there. Each may bring new devices: until nothing new comes, there is a disk and a network card, or
 # time is up.
 load_drivers() {
-    : >/run/p2v/asked
+    echo none >/run/p2v/asked # grep -f takes no empty file here
     round=0 still=0
     while [ $round -lt 40 ] && [ $still -lt 4 ]; do
         find /sys/devices -name modalias -exec cat {} + 2>/dev/null | grep -v '^dmi:' | sort -u | grep -vxFf /run/p2v/asked >/run/p2v/new
-        now=$(ls /sys/class/block /sys/class/net | cksum)
+        now=$(ls /sys/class/block /sys/class/net | md5sum)
         if [ -s /run/p2v/new ]; then
             set --
             while read -r alias; do set -- "$@" "$alias"; done </run/p2v/new
@@ -98,7 +98,7 @@ fi
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp /root
 /bin/busybox mount -t proc -o nosuid,nodev,noexec proc /proc
 /bin/busybox mount -t sysfs -o nosuid,nodev,noexec sys /sys
-/bin/busybox mountpoint -q /dev || /bin/busybox mount -t devtmpfs -o nosuid dev /dev
+/bin/busybox mount -t devtmpfs -o nosuid dev /dev
 /bin/busybox mkdir -p /dev/pts /run/p2v
 /bin/busybox mount -t devpts -o nosuid,noexec pts /dev/pts
 /bin/busybox --install -s 2>/dev/null

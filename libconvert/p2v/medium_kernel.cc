@@ -210,10 +210,9 @@ std::set<std::string> firmware_of_module(std::string_view module) {
   std::set<std::string> out;
   const std::string_view key("\0firmware=", 10);
   for (auto at = module.find(key); at != module.npos; at = module.find(key, at + 1)) {
-    const std::string_view value = module.substr(at + key.size(), 256);
-    const auto end = value.find('\0');
-    if (end != value.npos && end > 0 && value.front() != '/' && value.find("..") == value.npos)
-      out.emplace(value.substr(0, end));
+    const std::string_view rest = module.substr(at + key.size(), 256), value = rest.substr(0, rest.find('\0'));
+    if (value.size() < rest.size() && !value.empty() && value.front() != '/' && value.find("..") == value.npos)
+      out.emplace(value);
   }
   return out;
 }

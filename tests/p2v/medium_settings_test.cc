@@ -65,7 +65,7 @@ TEST(MediumSettings, WithoutPresetsAPersonIsNeeded) {
 }
 
 TEST(MediumSettings, WhatIsWrittenIsReadBack) {
-  for (const std::string line :
+  for (const std::string& line :
        {std::string("p2v.server=ssh://p2v@kvm1.example.net/srv/p2v p2v.enrol=yes"),
         std::string("p2v.server=ssh://[fd00::5]:2222/~/in p2v.host_key=") + key + " p2v.net=dhcp,dev=eth1,vlan=7",
         std::string(
