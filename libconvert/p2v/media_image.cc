@@ -28,7 +28,12 @@ void copy_at(const fs::path& source, const fs::path& target, std::int64_t time) 
 } // namespace
 
 std::string medium_grub_menu(const std::vector<std::string>& arguments) {
+  // UEFI has no text mode: without a graphics mode to hand over, the kernel's console would stay dark.
   std::string out = "set timeout=5\n"
+                    "if [ \"$grub_platform\" = efi ]; then\n"
+                    "  insmod all_video\n"
+                    "  set gfxpayload=keep\n"
+                    "fi\n"
                     "if serial --unit=0 --speed=115200; then\n"
                     "  terminal_input console serial\n"
                     "  terminal_output console serial\n"
