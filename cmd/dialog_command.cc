@@ -75,6 +75,8 @@ AfterCapture print_inventory() {
 
 AfterCapture run_presets(const MediumSettings& presets, const DialogArguments& arguments, const StopToken& stop) {
   MediumSettings settings = presets;
+  if (settings.name.empty())
+    settings.name = proposed_name(read_inventory());
   Lines lines;
   say("network: " + bring_up_network(settings.network, lines, stop) + " is up");
   find_host_key(settings, lines);

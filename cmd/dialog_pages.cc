@@ -44,6 +44,7 @@ class Pages {
   void server();
   bool confirm_host_key();
   bool enrol();
+  void look_for_disks();
   void disks();
   void name_and_options();
   bool ready();
@@ -199,7 +200,17 @@ bool Pages::enrol() {
          });
 }
 
+void Pages::look_for_disks() {
+  guarded("Disks", [&] {
+    const Inventory inventory = read_inventory();
+    disks_ = inventory.disks;
+    if (settings_.name.empty())
+      settings_.name = proposed_name(inventory);
+  });
+}
+
 void Pages::disks() {
+  look_for_disks(); // one may have been plugged in
   std::vector<NewtScreen::Item> items;
   for (const auto& disk : disks_)
     items.push_back({printable(fmt::format("{:<9} {:>10}  {} {}{}", disk.name, human_size(disk.size), disk.model,
@@ -241,7 +252,7 @@ void Pages::name_and_options() {
 
 std::string Pages::summary() const {
   return fmt::format("Disks: {}\nTo: {}\nName: {}\n\nThe disks are only read. {}", disks_text(),
-                     settings_.server->url(), settings_.name.empty() ? "(that of this system)" : settings_.name,
+                     settings_.server->url(), settings_.name,
                      settings_.convert ? "The server makes a KVM guest of it and proves that it boots."
                                        : "The server stores disks and description.");
 }
@@ -326,7 +337,7 @@ std::optional<AfterCapture> Pages::leave() {
 
 AfterCapture Pages::run() {
   guarded("Settings", [&] { settings_ = medium_presets(arguments_.command_line); });
-  guarded("Disks", [&] { disks_ = read_inventory().disks; });
+  look_for_disks();
   std::size_t at = settings_.server ? 4 : 0;
   for (;;) {
     stop_.check();
@@ -334,8 +345,7 @@ AfterCapture Pages::run() {
         "kvm-p2v", "Nothing is written to this machine's disks.",
         {fmt::format("Network     {}", card_.empty() ? "not set up" : card_ + ": " + settings_.network.text()),
          fmt::format("Server      {}", settings_.server ? settings_.server->url() : "not named"),
-         fmt::format("Disks       {}", disks_text()),
-         fmt::format("Options     {}", settings_.name.empty() ? "name of this system" : settings_.name),
+         fmt::format("Disks       {}", disks_text()), fmt::format("Options     {}", settings_.name),
          "Start       send this machine to the server", "Inventory   what this machine is made of",
          "Leave       shell, reboot, power off"},
         at);

@@ -109,13 +109,15 @@ MediaResult build_media(const MediaOptions& options, EventSink& events, const St
   stop.check();
   result.unpacked = tree.write(parts.initramfs, parts.time, options.compression);
   result.initramfs_size = fs::file_size(parts.initramfs);
+  if (!options.identity.empty()) // and its copies, from their first byte on
+    fs::permissions(parts.initramfs, fs::perms(0600));
   check_size("the initramfs", result.initramfs_size);
   result.kernel_version = parts.kernel.version;
   result.kernel_origin = parts.kernel.origin;
   stop.check();
   if (!options.image.empty()) {
     events.stage("image", options.image.string());
-    const fs::path partial = options.image.string() + ".partial";
+    const fs::path partial = scratch.path() / "image.iso"; // on the same filesystem
     write_hybrid_image(parts, scratch.path(), partial);
     result.image_size = fs::file_size(partial);
     check_size(options.image, result.image_size);

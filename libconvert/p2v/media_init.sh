@@ -45,7 +45,8 @@ load_drivers() {
     done
 }
 
-# A write to a disk of this machine fails in the kernel, whoever tries.
+# A write to a disk of this machine fails in the kernel, whoever tries. One that is plugged in later may be where somebody
+# wants to capture to, and stays as it is.
 protect_disks() {
     for entry in /sys/class/block/*; do
         name=${entry##*/}

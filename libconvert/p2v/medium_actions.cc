@@ -8,9 +8,11 @@
 #include "libconvert/p2v/media.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <iterator>
 #include <sstream>
 #include <thread>
 #include <unistd.h>
@@ -124,6 +126,31 @@ std::string bring_up_network(const NetworkSettings& network, EventSink& events, 
   }
   throw Error("NETWORK_FAILED", network.dhcp ? "no network card got an address by DHCP" : "the network can't be set up",
               why, "check the cable, or give a fixed address");
+}
+
+std::string proposed_name(const Inventory& inventory) {
+  // What vendors leave where they wrote nothing.
+  const std::string serial = lower(inventory.smbios.serial);
+  const bool known =
+      serial.size() > 3 &&
+      std::ranges::none_of(std::array{"filled", "default", "serial", "none", "specified", "123456", "0000", "xxxx"},
+                           [&](const char* word) { return serial.find(word) != serial.npos; });
+  std::string text = known ? inventory.smbios.product + "-" + serial : "p2v";
+  for (const auto& nic : inventory.nics)
+    if (!known && !nic.guest_mac().empty()) {
+      text += "-";
+      std::ranges::copy_if(nic.guest_mac(), std::back_inserter(text), [](char c) { return c != ':'; });
+      break;
+    }
+  std::string name;
+  for (const char c : lower(text))
+    if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'))
+      name += c;
+    else if (!name.empty() && name.back() != '-')
+      name += '-';
+  name.resize(std::min<std::size_t>(name.size(), 63));
+  name.erase(name.find_last_not_of('-') + 1);
+  return name;
 }
 
 std::vector<ServerKey> scan_server_keys(const ServerAddress& server) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/events.h"
+#include "libconvert/p2v/inventory.h"
 #include "libconvert/p2v/medium_settings.h"
 
 #include <chrono>
@@ -28,6 +29,10 @@ std::vector<NetworkCard> matching_cards(const NetworkSettings& network, const st
 /// Brings the network up on the first card where that works; returns its name. Error NETWORK_FAILED with what the last
 /// program said.
 std::string bring_up_network(const NetworkSettings& network, EventSink& events, const StopToken& stop);
+
+/// A name for the guest of a machine that has none here (the medium's own host name says nothing): product and serial
+/// number, else a MAC address: "poweredge-r640-4xk2", "p2v-525400aabbcc".
+std::string proposed_name(const Inventory& inventory);
 
 struct ServerKey {
   std::string type, fingerprint; ///< "ssh-ed25519", "SHA256:…"

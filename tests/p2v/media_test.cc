@@ -153,6 +153,24 @@ TEST(MediumActions, CardsAreTriedInOrder) {
   EXPECT_THROW(matching_cards(parse_network("dhcp"), {}), Error);
 }
 
+TEST(MediumActions, AMachineIsNamedByItsMaker) {
+  const auto name = [](const std::string& product, const std::string& serial, const std::string& mac) {
+    Inventory inventory;
+    inventory.smbios.product = product;
+    inventory.smbios.serial = serial;
+    if (!mac.empty())
+      inventory.nics.emplace_back().mac = mac;
+    const std::string text = proposed_name(inventory);
+    EXPECT_NO_THROW(check_guest_name(text)) << text;
+    return text;
+  };
+  EXPECT_EQ(name("PowerEdge R640", "4XK2", "52:54:00:aa:bb:cc"), "poweredge-r640-4xk2");
+  EXPECT_EQ(name("System Product", "To be filled by O.E.M.", "52:54:00:aa:bb:cc"), "p2v-525400aabbcc");
+  EXPECT_EQ(name("", "", ""), "p2v");
+  EXPECT_EQ(name("--\x1b[31m", "////4XK2", ""), "31m-4xk2");
+  EXPECT_EQ(name(std::string(100, 'a'), "4XK2", ""), std::string(63, 'a'));
+}
+
 TEST(MediumActions, CardsComeFromSysfs) {
   const TempDir dir;
   for (const auto& [name, carrier] : {std::pair("eth10", "1"), std::pair("eth9", "0"), std::pair("lo", "1")}) {
