@@ -12,7 +12,7 @@ OPT ?= -O2 -g1
 SANITIZE ?=
 GUEST_CACHE ?= $(CURDIR)/build/guests
 
-PKGS := tinyxml2 expat zlib libdeflate libzstd libarchive libcrypto libxxhash fmt nlohmann_json libpng ext2fs com_err blkid libseccomp sqlite3
+PKGS := tinyxml2 expat zlib libdeflate libzstd libarchive libcrypto libxxhash fmt nlohmann_json libpng ext2fs com_err blkid libseccomp sqlite3 libnewt
 # Loaded by the runs that need them (base/late_library.h).
 LATE_PKGS := libguestfs libvirt
 CXXFLAGS_ALL = -std=c++20 $(OPT) $(SANITIZE) -Wall -Wextra -Werror -pthread -I. -I$(B)/gen -D_FILE_OFFSET_BITS=64 \
@@ -73,6 +73,13 @@ $(B)/gen/%.hex: %.asl
 	iasl -vs -we -tc -p $(@:.hex=) $< >/dev/null
 DSDT := $(B)/gen/kvmboot/vmm/dsdt.hex
 $(call obj,kvmboot/vmm/acpi.cc): $(DSDT)
+
+# Scripts of the boot medium, as C++ string literals.
+$(B)/gen/%.inc: %.sh
+	@mkdir -p $(@D)
+	{ printf 'R"__SH__('; cat $<; printf ')__SH__"\n'; } >$@
+MEDIA_SCRIPTS := $(patsubst %.sh,$(B)/gen/%.inc,$(wildcard libconvert/p2v/*.sh))
+$(call obj,libconvert/p2v/media_tree.cc): $(MEDIA_SCRIPTS)
 
 define room_rule
 $(call room_lib,$(1)): $(call obj,$(call room_src,$(1)))
@@ -153,7 +160,7 @@ check-asan: deps
 	@KVMPORT_BIN=$(abspath $(B))/bin tests/run $(B)/asan $(ASAN_TESTS)
 
 ALL_SRC := $(foreach r,$(ROOMS) cmd,$(call room_src,$(r)))
-tidy: deps $(DSDT)
+tidy: deps $(DSDT) $(MEDIA_SCRIPTS)
 	@printf '%s\n' $(ALL_SRC) | xargs -P 2 -n 4 sh -c 'clang-tidy --quiet "$$@" -- -std=c++20 -I. -I$(B)/gen $(shell pkg-config --cflags $(PKGS) $(LATE_PKGS) 2>/dev/null)' tidy
 
 FORMATTED := $(shell git ls-files '*.cc' '*.h' 2>/dev/null)
