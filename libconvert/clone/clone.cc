@@ -116,6 +116,11 @@ void Cloning::check_requests() {
   for (const CloneRequest& request : requests_)
     if (!names.insert(request.name).second)
       throw Error("NAME_IN_USE", "two clones would be called " + request.name);
+  std::set<IpAddress> addresses;
+  for (const CloneRequest& request : requests_)
+    for (const IpNetwork& network : request.address.addresses)
+      if (!addresses.insert(network.address).second)
+        throw Error("ADDRESS_IN_USE", "two clones would have the address " + network.address.text());
 }
 
 void Cloning::open() {
@@ -149,8 +154,12 @@ void Cloning::choose_output() {
         seed = state_->seed();
     }
   }
-  run_ = std::make_unique<CloneRun>(
-      CloneRun{options_, source_, output, id, seed, select_rules(options_.rules), sink_, stop_});
+  RuleSelection rules = select_rules(options_.rules);
+  if (std::ranges::any_of(requests_, [](const CloneRequest& request) { return !request.address.empty(); }) &&
+      std::ranges::none_of(rules, [](const IdentityRule* rule) { return rule->name == "static-address"; }))
+    throw Error("RULE_NEEDED", "an address is written into the guest by the rule static-address, which is left out", {},
+                "give --rules with static-address, or no address");
+  run_ = std::make_unique<CloneRun>(CloneRun{options_, source_, output, id, seed, std::move(rules), sink_, stop_});
 }
 
 /// Descriptions one after the other, so that no two take one address; what an earlier run has done stays.

@@ -124,6 +124,7 @@ void CloneJob::change_guest(const std::vector<Overlay*>& overlays, bool apply) {
                                  sockets.path(), run_.sink, run_.stop);
   CloneIdentity identity;
   identity.hostname = outcome_.hostname;
+  identity.address = request_.address;
   if (outcome_.description) {
     identity.macs = mac_changes(*outcome_.description);
     identity.seed = outcome_.description->uuid;
@@ -246,7 +247,9 @@ CloneJob::Bootable CloneJob::bootable() const {
 }
 
 std::string CloneJob::key() const {
-  return fmt::format("{} {} {}", request_.name, outcome_.hostname, fmt::join(request_.macs, " "));
+  const std::string address = request_.address.text();
+  return fmt::format("{} {} {}{}", request_.name, outcome_.hostname, fmt::join(request_.macs, " "),
+                     address.empty() ? "" : " " + address);
 }
 
 std::string CloneJob::publication_id() const {
