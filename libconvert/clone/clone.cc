@@ -78,7 +78,8 @@ class Cloning {
   void open();
   void choose_output();
   void plan();
-  void work(const std::function<void(CloneJob&)>& what);
+  using JobWork = std::function<void(CloneJob&, GuestSeat&)>;
+  void work(const JobWork& what);
   void one(CloneJob& job, const std::function<void(CloneJob&)>& what);
   void make_all();
   void prove_all();
@@ -225,13 +226,15 @@ void Cloning::one(CloneJob& job, const std::function<void(CloneJob&)>& what) {
   }
 }
 
-void Cloning::work(const std::function<void(CloneJob&)>& what) {
+/// Each thread has a seat of its own: one appliance, when there must be one, serves all its clones.
+void Cloning::work(const JobWork& what) {
   std::atomic<std::size_t> next{0};
   std::atomic<std::size_t> finished{0};
   const auto worker = [&] {
+    GuestSeat seat(source_.source.machine, borrowed(source_.source.images), options_, sink_, stop_);
     for (std::size_t i = next++; i < jobs_.size(); i = next++) {
       if (jobs_[i]->outcome().state != CloneOutcome::State::before && !stop_.requested())
-        one(*jobs_[i], what);
+        one(*jobs_[i], [&](CloneJob& job) { what(job, seat); });
       if (jobs_.size() > 1)
         sink_.progress("clones", ++finished, jobs_.size());
     }
@@ -258,8 +261,8 @@ void Cloning::publish(CloneJob& job) {
 }
 
 void Cloning::make_all() {
-  work([this](CloneJob& job) {
-    job.make();
+  work([this](CloneJob& job, GuestSeat& seat) {
+    job.make(seat);
     job.outcome().state = CloneOutcome::State::made;
     if (!wants_proof(job))
       publish(job);
@@ -330,8 +333,8 @@ CloneResult Cloning::run() {
   choose_output();
   plan();
   if (options_.dry_run) {
-    work([](CloneJob& job) {
-      job.plan_guest();
+    work([](CloneJob& job, GuestSeat& seat) {
+      job.plan_guest(seat);
       job.outcome().state = CloneOutcome::State::planned;
     });
     return result();
