@@ -12,7 +12,7 @@ OPT ?= -O2 -g1
 SANITIZE ?=
 GUEST_CACHE ?= $(CURDIR)/build/guests
 
-PKGS := tinyxml2 expat zlib libdeflate libzstd libarchive libcrypto libxxhash fmt nlohmann_json libpng ext2fs com_err blkid libseccomp sqlite3 libnewt
+PKGS := tinyxml2 expat zlib libdeflate libzstd libarchive libcrypto libxxhash fmt nlohmann_json libpng ext2fs com_err blkid libseccomp sqlite3 libnewt yaml-0.1
 # Loaded by the runs that need them (base/late_library.h).
 LATE_PKGS := libguestfs libvirt
 CXXFLAGS_ALL = -std=c++20 $(OPT) $(SANITIZE) -Wall -Wextra -Werror -pthread -I. -I$(B)/gen -D_FILE_OFFSET_BITS=64 \

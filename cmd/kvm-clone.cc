@@ -29,7 +29,7 @@ struct CloneArguments {
   SourceArguments named;
   std::vector<std::string> sources;
   std::string name, hostname, from, report;
-  std::vector<std::string> macs;
+  std::vector<std::string> macs, addresses, gateways, dns;
   std::string mac_seed;
   std::size_t count = 1, first = 1;
   unsigned timeout = 300;
@@ -50,6 +50,10 @@ void add_options(CLI::App& app, CloneArguments& a) {
   app.add_option("--hostname", a.hostname, "Host name of the clone (default: its name)");
   app.add_flag("--keep-hostname", o.keep_hostname, "The guest keeps its host name");
   app.add_option("--mac", a.macs, "MAC addresses of the clone's network cards, in order");
+  auto* address =
+      app.add_option("--address", a.addresses, "Static IP address of the clone's first network card, as 192.0.2.7/24");
+  app.add_option("--gateway", a.gateways, "Its gateway")->needs(address);
+  app.add_option("--dns", a.dns, "Its name servers")->needs(address);
   app.add_option("--mac-seed", a.mac_seed, "Makes new MAC addresses of this text, the same each time");
   auto* full =
       app.add_flag("--full", a.full, "A disk of its own: blocks shared by the file system where it can, else copied");
@@ -226,12 +230,14 @@ std::vector<CloneRequest> requests_of(const CloneArguments& a) {
     requests = numbered_clones(a.name, a.count, a.first);
   else
     requests = {{a.name}};
-  if (requests.size() > 1 && (!a.hostname.empty() || !a.macs.empty()))
-    throw Error("USAGE", "--hostname and --mac are for one clone", {}, "give them in a list with --from");
+  if (requests.size() > 1 && (!a.hostname.empty() || !a.macs.empty() || !a.addresses.empty()))
+    throw Error("USAGE", "--hostname, --mac and --address are for one clone", {}, "give them in a list with --from");
   if (!a.hostname.empty())
     requests.front().hostname = a.hostname;
   if (!a.macs.empty())
     requests.front().macs = a.macs;
+  if (!a.addresses.empty())
+    requests.front().address = parse_static_address(a.addresses, a.gateways, a.dns);
   return requests;
 }
 

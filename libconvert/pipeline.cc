@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/pipeline.h"
 
+#include "base/copy_file.h"
 #include "base/process.h"
 #include "kvmboot/probe.h"
 #include "libconvert/guest/linux/network_cards.h"
@@ -392,8 +393,7 @@ void Conversion::publish_all() {
     publication.removes.push_back(disk_name(i) + ".partial.journal");
   }
   if (uefi() && !source_.machine.nvram.empty()) {
-    fs::copy_file(source_.machine.nvram, options_.output_directory / file_name("_VARS.fd.partial"),
-                  fs::copy_options::overwrite_existing);
+    copy_file_durably(source_.machine.nvram, options_.output_directory / file_name("_VARS.fd.partial"));
     publication.renames.emplace_back(file_name("_VARS.fd.partial"), file_name("_VARS.fd"));
   }
   for (const char* ending : {".serial.log", ".screenshot.png"})

@@ -78,7 +78,8 @@ class Cloning {
   void open();
   void choose_output();
   void plan();
-  void work(const std::function<void(CloneJob&)>& what);
+  using JobWork = std::function<void(CloneJob&, GuestSeat&)>;
+  void work(const JobWork& what);
   void one(CloneJob& job, const std::function<void(CloneJob&)>& what);
   void make_all();
   void prove_all();
@@ -116,6 +117,11 @@ void Cloning::check_requests() {
   for (const CloneRequest& request : requests_)
     if (!names.insert(request.name).second)
       throw Error("NAME_IN_USE", "two clones would be called " + request.name);
+  std::set<IpAddress> addresses;
+  for (const CloneRequest& request : requests_)
+    for (const IpNetwork& network : request.address.addresses)
+      if (!addresses.insert(network.address).second)
+        throw Error("ADDRESS_IN_USE", "two clones would have the address " + network.address.text());
 }
 
 void Cloning::open() {
@@ -149,8 +155,12 @@ void Cloning::choose_output() {
         seed = state_->seed();
     }
   }
-  run_ = std::make_unique<CloneRun>(
-      CloneRun{options_, source_, output, id, seed, select_rules(options_.rules), sink_, stop_});
+  RuleSelection rules = select_rules(options_.rules);
+  if (std::ranges::any_of(requests_, [](const CloneRequest& request) { return !request.address.empty(); }) &&
+      std::ranges::none_of(rules, [](const IdentityRule* rule) { return rule->name == "static-address"; }))
+    throw Error("RULE_NEEDED", "an address is written into the guest by the rule static-address, which is left out", {},
+                "give --rules with static-address, or no address");
+  run_ = std::make_unique<CloneRun>(CloneRun{options_, source_, output, id, seed, std::move(rules), sink_, stop_});
 }
 
 /// Descriptions one after the other, so that no two take one address; what an earlier run has done stays.
@@ -216,13 +226,15 @@ void Cloning::one(CloneJob& job, const std::function<void(CloneJob&)>& what) {
   }
 }
 
-void Cloning::work(const std::function<void(CloneJob&)>& what) {
+/// Each thread has a seat of its own: one appliance, when there must be one, serves all its clones.
+void Cloning::work(const JobWork& what) {
   std::atomic<std::size_t> next{0};
   std::atomic<std::size_t> finished{0};
   const auto worker = [&] {
+    GuestSeat seat(source_.source.machine, borrowed(source_.source.images), options_, sink_, stop_);
     for (std::size_t i = next++; i < jobs_.size(); i = next++) {
       if (jobs_[i]->outcome().state != CloneOutcome::State::before && !stop_.requested())
-        one(*jobs_[i], what);
+        one(*jobs_[i], [&](CloneJob& job) { what(job, seat); });
       if (jobs_.size() > 1)
         sink_.progress("clones", ++finished, jobs_.size());
     }
@@ -249,8 +261,8 @@ void Cloning::publish(CloneJob& job) {
 }
 
 void Cloning::make_all() {
-  work([this](CloneJob& job) {
-    job.make();
+  work([this](CloneJob& job, GuestSeat& seat) {
+    job.make(seat);
     job.outcome().state = CloneOutcome::State::made;
     if (!wants_proof(job))
       publish(job);
@@ -321,8 +333,8 @@ CloneResult Cloning::run() {
   choose_output();
   plan();
   if (options_.dry_run) {
-    work([](CloneJob& job) {
-      job.plan_guest();
+    work([](CloneJob& job, GuestSeat& seat) {
+      job.plan_guest(seat);
       job.outcome().state = CloneOutcome::State::planned;
     });
     return result();

@@ -10,6 +10,7 @@
 #include "libconvert/clone/description.h"
 #include "libconvert/clone/identity.h"
 #include "libconvert/clone/new_uuids.h"
+#include "libconvert/clone/static_address.h"
 #include "libconvert/guest/access.h"
 
 #include <chrono>
@@ -26,6 +27,7 @@ struct CloneRequest {
   std::string name{};              ///< empty: the next one after the source's
   std::string hostname{};          ///< empty: of its name
   std::vector<std::string> macs{}; ///< of its cards, in order; the rest get new ones
+  StaticAddress address{};         ///< of its first card; empty: as in the source
 };
 
 struct CloneOptions {
@@ -83,8 +85,9 @@ struct CloneResult {
   std::vector<std::string> shared;
 };
 
-/// Errors that concern all clones are thrown: those of the source, NAME_IN_USE, FILE_EXISTS, OUTPUT_BUSY, RULE_UNKNOWN,
-/// STATE_MISMATCH; those of one clone are in its outcome. After an error of a clone nothing of it has a final name.
+/// Errors that concern all clones are thrown: those of the source, NAME_IN_USE, ADDRESS_IN_USE, FILE_EXISTS,
+/// OUTPUT_BUSY, RULE_UNKNOWN, RULE_NEEDED, STATE_MISMATCH; those of one clone are in its outcome. After an error of a
+/// clone nothing of it has a final name.
 CloneResult clone_guest(const CloneOptions& options, const std::vector<CloneRequest>& requests, EventSink& sink,
                         const StopToken& stop);
 

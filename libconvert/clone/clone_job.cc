@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/clone/clone_job.h"
 
+#include "base/copy_file.h"
 #include "base/file.h"
 #include "libconvert/boot_machine.h"
 #include "libconvert/machine/text.h"
@@ -21,12 +22,6 @@ constexpr std::uint64_t overlay_cap = 4ULL << 30;
 /// Where libvirt keeps the state of emulated TPMs.
 constexpr const char* swtpm_directory = "/var/lib/libvirt/swtpm";
 
-void copy_durably(const fs::path& from, const fs::path& to) {
-  fs::copy_file(from, to, fs::copy_options::overwrite_existing);
-  if (::fsync(open_existing(to).get()) != 0)
-    throw system_error(errno, "can't sync " + to.string());
-}
-
 /// A directory (without what is in it) or file that belongs to whom the other belongs: swtpm runs as a user of its own.
 void copy_with_owner(const fs::path& from, const fs::path& to) {
   struct stat st {};
@@ -35,7 +30,7 @@ void copy_with_owner(const fs::path& from, const fs::path& to) {
   if (S_ISDIR(st.st_mode))
     fs::create_directory(to);
   else if (S_ISREG(st.st_mode))
-    copy_durably(from, to);
+    copy_file_durably(from, to);
   else
     return; // a socket or lock of a run
   if (::lchown(to.c_str(), st.st_uid, st.st_gid) != 0 || ::chmod(to.c_str(), st.st_mode & 07777) != 0)
@@ -110,66 +105,52 @@ void CloneJob::plan(TakenIdentities& taken, const std::optional<std::string>& uu
   outcome_.description = clone_description(run_.source.xml, run_.source.file, wanted, taken);
 }
 
-std::vector<std::unique_ptr<Overlay>> CloneJob::overlays() const {
-  std::vector<std::unique_ptr<Overlay>> all;
-  for (const auto& image : run_.source.source.images)
-    all.push_back(
-        std::make_unique<Overlay>(*image, run_.options.dry_run ? fs::temp_directory_path() : run_.output, overlay_cap));
-  return all;
-}
-
-void CloneJob::change_guest(const std::vector<Overlay*>& overlays, bool apply) {
-  const TempDir sockets;
-  const auto access = open_guest(run_.source.source.machine, overlays, run_.options.guest, run_.options.access,
-                                 sockets.path(), run_.sink, run_.stop);
+CloneIdentity CloneJob::identity() const {
   CloneIdentity identity;
   identity.hostname = outcome_.hostname;
+  identity.address = request_.address;
   if (outcome_.description) {
     identity.macs = mac_changes(*outcome_.description);
     identity.seed = outcome_.description->uuid;
     std::erase_if(identity.macs, [](const auto& mac) { return mac.first.empty(); });
   }
-  outcome_.plan = plan_identity(access->info(), access->filesystem(), identity, run_.rules);
-  if (apply)
-    apply_plan(*outcome_.plan, access->filesystem());
-  access->finish();
+  return identity;
 }
 
-void CloneJob::plan_guest() {
-  if (run_.rules.empty())
-    return;
-  std::vector<Overlay*> borrowed;
-  const auto layers = overlays();
-  for (const auto& layer : layers)
-    borrowed.push_back(layer.get());
-  change_guest(borrowed, false);
+void CloneJob::plan_guest(GuestSeat& seat) {
+  if (!run_.rules.empty())
+    seat.look([&](GuestAccess& guest) {
+      outcome_.plan = plan_identity(guest.info(), guest.filesystem(), identity(), run_.rules);
+    });
 }
 
-void CloneJob::make() {
+void CloneJob::make(GuestSeat& seat) {
   remove_logs();
   run_.sink.stage("clone", "cloning " + run_.source.name + " to " + request_.name);
   for (const auto& disk : disks_)
     if (disk)
       disk->make(run_.sink, run_.stop);
-  std::vector<std::unique_ptr<Overlay>> layers;
+  std::optional<DiskLayers> layers;
   if (!run_.rules.empty() || run_.options.new_uuids) {
-    layers = overlays();
-    std::vector<Overlay*> borrowed;
-    for (const auto& layer : layers)
-      borrowed.push_back(layer.get());
+    layers.emplace(borrowed(run_.source.source.images), run_.output, overlay_cap);
     if (!run_.rules.empty())
-      change_guest(borrowed, true);
+      seat.open(*layers, [&](GuestAccess& guest) {
+        outcome_.plan = plan_identity(guest.info(), guest.filesystem(), identity(), run_.rules);
+        apply_plan(*outcome_.plan, guest.filesystem());
+      });
     run_.stop.check();
-    if (run_.options.new_uuids)
-      renew(borrowed);
+    if (run_.options.new_uuids) {
+      seat.close(); // an appliance of its own does it
+      renew(layers->all());
+    }
     for (std::size_t i = 0; i < disks_.size(); i++)
-      if (!disks_[i] && !layers[i]->dirty().empty())
+      if (!disks_[i] && !layers->all()[i]->dirty().empty())
         throw Error("CLONE_UNSUPPORTED", "a disk that the clone shares with its source would have to be changed",
                     "disk " + run_.source.disks[i].target, "choose other --rules, or make the disk its own");
   }
   for (std::size_t i = 0; i < disks_.size(); i++)
     if (disks_[i]) {
-      disks_[i]->complete(layers.empty() ? nullptr : layers[i].get(), run_.sink, run_.stop);
+      disks_[i]->complete(layers ? layers->all()[i] : nullptr, run_.sink, run_.stop);
       outcome_.disks.push_back(names_[i] + ": " + to_string(disks_[i]->way()));
     }
   copy_nvram();
@@ -189,7 +170,7 @@ void CloneJob::copy_nvram() {
   if (from.empty())
     return;
   const fs::path to = run_.output / file_name("_VARS.fd.partial");
-  copy_durably(from, to);
+  copy_file_durably(from, to);
   if (outcome_.uuids)
     renew_in_nvram(to, outcome_.uuids->changes);
 }
@@ -246,7 +227,9 @@ CloneJob::Bootable CloneJob::bootable() const {
 }
 
 std::string CloneJob::key() const {
-  return fmt::format("{} {} {}", request_.name, outcome_.hostname, fmt::join(request_.macs, " "));
+  const std::string address = request_.address.text();
+  return fmt::format("{} {} {}{}", request_.name, outcome_.hostname, fmt::join(request_.macs, " "),
+                     address.empty() ? "" : " " + address);
 }
 
 std::string CloneJob::publication_id() const {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "libconvert/clone/clone.h"
+#include "libconvert/clone/guest_seat.h"
 #include "libconvert/publish.h"
 
 #include <memory>
@@ -36,10 +37,10 @@ class CloneJob {
 
   /// Chooses paths and makes the description; identities are claimed in `taken`. One job at a time.
   void plan(TakenIdentities& taken, const std::optional<std::string>& uuid);
-  /// What make() would do to the guest, without doing it.
-  void plan_guest();
+  /// What make() would do to the guest, without doing it. `seat`: of the calling thread, over the source's disks.
+  void plan_guest(GuestSeat& seat);
   /// The partial files, complete.
-  void make();
+  void make(GuestSeat& seat);
   /// The clone as it can be booted now, with the source's disks behind its own when UUIDs are new: there must be no
   /// quarrel between them.
   struct Bootable {
@@ -58,12 +59,11 @@ class CloneJob {
  private:
   std::string file_name(const std::string& ending) const { return request_.name + ending; }
   std::string publication_id() const;
-  void change_guest(const std::vector<Overlay*>& overlays, bool apply);
+  CloneIdentity identity() const;
   void renew(const std::vector<Overlay*>& overlays);
   void copy_nvram();
   void copy_tpm();
   void remove_logs() const;
-  std::vector<std::unique_ptr<Overlay>> overlays() const;
 
   const CloneRun& run_;
   CloneRequest request_;

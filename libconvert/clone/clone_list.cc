@@ -25,6 +25,26 @@ std::vector<std::string> words_of(const std::string& text) {
   return words;
 }
 
+/// What a line of the list says of the clone's static address, in words.
+struct AddressWords {
+  std::vector<std::string> addresses, gateways, dns;
+};
+
+void add_address(CloneRequest& clone, const AddressWords& words, const std::string& file, std::size_t line) {
+  try {
+    clone.address = parse_static_address(words.addresses, words.gateways, words.dns);
+  } catch (const Error& error) {
+    throw invalid(file, line, error.what());
+  }
+}
+
+constexpr const char* all_columns = "name, hostname, mac, address, gateway, dns";
+
+bool is_column(std::string_view name) {
+  return name == "name" || name == "hostname" || name == "mac" || name == "address" || name == "gateway" ||
+         name == "dns";
+}
+
 void add(std::vector<CloneRequest>& clones, CloneRequest clone, const std::string& file, std::size_t line) {
   if (clone.name.empty())
     throw invalid(file, line, "a clone has no name");
@@ -50,6 +70,20 @@ std::string text_at(const toml::table& table, std::string_view key, const std::s
   if (!text || !node->is_string())
     throw invalid(file, node->source().begin.line, std::string(key) + " is no text");
   return *text;
+}
+
+/// One text with words, or an array of texts.
+std::vector<std::string> words_at(const toml::table& table, std::string_view key, const std::string& file) {
+  const toml::array* list = table[key].as_array();
+  if (list == nullptr)
+    return words_of(text_at(table, key, file));
+  std::vector<std::string> words;
+  for (const toml::node& word : *list) {
+    if (!word.is_string())
+      throw invalid(file, table.source().begin.line, std::string(key) + " is no list of texts");
+    words.push_back(*word.value<std::string>());
+  }
+  return words;
 }
 
 } // namespace
@@ -91,8 +125,8 @@ std::vector<CloneRequest> clones_from_csv(const std::string& text, const std::st
   std::vector<CloneRequest> clones;
   const std::vector<std::string>& columns = csv.rows.front();
   for (const std::string& column : columns)
-    if (column != "name" && column != "hostname" && column != "mac")
-      throw invalid(file, 1, "no column is called \"" + printable(column, 40) + "\" (name, hostname, mac)");
+    if (!is_column(column))
+      throw invalid(file, 1, fmt::format("no column is called \"{}\" ({})", printable(column, 40), all_columns));
   for (std::size_t i = 1; i < csv.rows.size(); i++) {
     const auto& row = csv.rows[i];
     if (row.empty())
@@ -100,14 +134,20 @@ std::vector<CloneRequest> clones_from_csv(const std::string& text, const std::st
     if (row.size() != columns.size())
       throw invalid(file, i + 1, fmt::format("{} columns, the first line has {}", row.size(), columns.size()));
     CloneRequest clone;
+    AddressWords address;
     for (std::size_t c = 0; c < row.size(); c++) {
-      if (columns[c] == "name")
+      const std::string& column = columns[c];
+      if (column == "name")
         clone.name = row[c];
-      else if (columns[c] == "hostname")
+      else if (column == "hostname")
         clone.hostname = row[c];
       else
-        clone.macs = words_of(row[c]);
+        (column == "mac"       ? clone.macs
+         : column == "address" ? address.addresses
+         : column == "gateway" ? address.gateways
+                               : address.dns) = words_of(row[c]);
     }
+    add_address(clone, address, file, i + 1);
     add(clones, std::move(clone), file, i + 1);
   }
   return clones;
@@ -130,18 +170,13 @@ std::vector<CloneRequest> clones_from_toml(const std::string& text, const std::s
     if (table == nullptr)
       throw invalid(file, line, "a clone is no table");
     for (const auto& [key, value] : *table)
-      if (key != "name" && key != "hostname" && key != "mac")
+      if (!is_column(key.str()))
         throw invalid(file, line, "no key is called \"" + printable(std::string(key.str()), 40) + "\"");
-    CloneRequest clone{text_at(*table, "name", file), text_at(*table, "hostname", file), {}};
-    if (const toml::array* macs = (*table)["mac"].as_array()) {
-      for (const toml::node& mac : *macs) {
-        if (!mac.is_string())
-          throw invalid(file, line, "mac is no list of texts");
-        clone.macs.push_back(*mac.value<std::string>());
-      }
-    } else {
-      clone.macs = words_of(text_at(*table, "mac", file));
-    }
+    CloneRequest clone{text_at(*table, "name", file), text_at(*table, "hostname", file)};
+    clone.macs = words_at(*table, "mac", file);
+    add_address(clone,
+                {words_at(*table, "address", file), words_at(*table, "gateway", file), words_at(*table, "dns", file)},
+                file, line);
     add(clones, std::move(clone), file, line);
   }
   return clones;

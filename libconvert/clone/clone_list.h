@@ -18,10 +18,10 @@ constexpr std::size_t most_clones = 10000; ///< of one run
 /// one number.
 std::vector<CloneRequest> numbered_clones(const std::string& pattern, std::size_t count, std::size_t first);
 
-/// CSV with a line of column names, of "name" (needed), "hostname" and "mac"; several addresses are separated by
-/// blanks.
+/// CSV with a line of column names, of "name" (needed), "hostname", "mac", "address" ("192.0.2.7/24"), "gateway" and
+/// "dns"; several values in one column are separated by blanks.
 std::vector<CloneRequest> clones_from_csv(const std::string& text, const std::string& file);
-/// TOML: a [[clone]] table each, with "name" (needed), "hostname", and "mac" (a string or an array of strings).
+/// TOML: a [[clone]] table each, with these keys; a string or, but for "name" and "hostname", an array of strings.
 std::vector<CloneRequest> clones_from_toml(const std::string& text, const std::string& file);
 /// By its ending: ".csv" or ".toml".
 std::vector<CloneRequest> clones_from_file(const std::filesystem::path& file);

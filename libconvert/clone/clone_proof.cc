@@ -58,17 +58,10 @@ class KernelWatch final : public EventSink {
 
 std::map<std::string, std::string> identity_of(const CloneRun& run, const Machine& machine,
                                                const std::vector<const Image*>& disks) {
-  std::vector<std::unique_ptr<Overlay>> layers; // a journal may have to be replayed
-  std::vector<Overlay*> borrowed;
-  for (const Image* disk : disks) {
-    layers.push_back(std::make_unique<Overlay>(*disk, fs::temp_directory_path(), proof_overlay_cap));
-    borrowed.push_back(layers.back().get());
-  }
-  const TempDir sockets;
-  const auto access =
-      open_guest(machine, borrowed, run.options.guest, run.options.access, sockets.path(), run.sink, run.stop);
-  auto identity = main_identity(access->info(), access->filesystem());
-  access->finish();
+  std::map<std::string, std::string> identity;
+  GuestSeat(machine, disks, run.options, run.sink, run.stop).look([&](GuestAccess& guest) {
+    identity = main_identity(guest.info(), guest.filesystem());
+  });
   for (std::size_t i = 0; i < machine.nics.size(); i++)
     if (!machine.nics[i].mac.empty())
       identity[mac_name + (i == 0 ? std::string() : fmt::format(" {}", i + 1))] = lower(machine.nics[i].mac);
@@ -144,10 +137,7 @@ void prove_clones(const CloneRun& run, const std::vector<CloneJob*>& jobs) {
 }
 
 std::map<std::string, std::string> source_identity(const CloneRun& run) {
-  std::vector<const Image*> disks;
-  for (const auto& image : run.source.source.images)
-    disks.push_back(image.get());
-  return identity_of(run, run.source.source.machine, disks);
+  return identity_of(run, run.source.source.machine, borrowed(run.source.source.images));
 }
 
 std::vector<std::string> shared_after_boot(const std::map<std::string, std::string>& source,

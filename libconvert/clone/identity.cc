@@ -97,8 +97,8 @@ void run_rule(const IdentityRule& rule, const GuestInfo& info, const CloneIdenti
 
 std::vector<IdentityRule> all_rules() {
   std::vector<IdentityRule> rules;
-  for (const auto part : {hostname_rules, network_rules, connection_rules, ssh_rules, storage_rules, account_rules,
-                          agent_rules, cluster_rules, trace_rules, machine_rules})
+  for (const auto part : {hostname_rules, network_rules, connection_rules, address_rules, ssh_rules, storage_rules,
+                          account_rules, agent_rules, cluster_rules, trace_rules, machine_rules})
     std::ranges::move(part(), std::back_inserter(rules));
   return rules;
 }
@@ -185,9 +185,13 @@ std::map<std::string, std::string> main_identity(const GuestInfo& info, const Gu
   const Draft draft(guest, unused);
   std::map<std::string, std::string> values{{"hostname", configured_hostname(draft)},
                                             {"dhcp-duid", stored_duid(info, draft)}};
-  for (const IdentityFinding& finding : identity_report(info, guest))
+  std::size_t addresses = 0;
+  for (const IdentityFinding& finding : identity_report(info, guest)) {
     if (finding.rule == "machine-id")
       values.emplace("machine-id", finding.value);
+    if (finding.rule == "static-address")
+      values[++addresses == 1 ? "address" : fmt::format("address {}", addresses)] = finding.value;
+  }
   for (const auto& [type, print] : host_key_fingerprints(info, draft))
     values["ssh-host-key " + type] = print;
   std::erase_if(values, [](const auto& value) { return value.second.empty(); });

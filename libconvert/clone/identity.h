@@ -6,6 +6,7 @@
 // Sources: virt-sysprep's operations, machine-id(5), the packages that own the files. One thread at a time.
 #pragma once
 
+#include "libconvert/clone/static_address.h"
 #include "libconvert/guest/guest.h"
 #include "libconvert/guest/plan.h"
 
@@ -23,6 +24,8 @@ struct CloneIdentity {
   std::string domain{};   ///< for a short `hostname`; empty: the domain that the guest has
   /// The original's address and the clone's, card by card ("52:54:00:…", any case).
   std::vector<std::pair<std::string, std::string>> macs{};
+  /// Of its first network card. Empty: the guest keeps what it has, and a warning names each static address.
+  StaticAddress address{};
   /// Values that must be new but can't wait for the boot (connection UUIDs, iSCSI name) are derived from the old ones
   /// and this: the clone's own UUID serves. Empty: a random one, so that no two plans are alike.
   std::string seed{};
@@ -71,7 +74,8 @@ using RuleSelection = std::vector<const IdentityRule*>;
 RuleSelection select_rules(const std::string& text);
 
 /// What must change in `guest`, each change with its rule as its step. Contents of files that not everybody may read
-/// are marked so that reports don't show them. Errors: HOSTNAME_INVALID, MAC_INVALID, those of the guest.
+/// are marked so that reports don't show them. Errors: HOSTNAME_INVALID, MAC_INVALID, ADDRESS_INVALID,
+/// ADDRESS_NOT_PLACED, those of the guest.
 Plan plan_identity(const GuestInfo& info, const GuestFilesystem& guest, const CloneIdentity& identity,
                    const RuleSelection& rules);
 
@@ -81,7 +85,7 @@ std::vector<IdentityFinding> identity_report(const GuestInfo& info, const GuestF
 std::vector<IdentityFinding> shared_identity(const std::vector<IdentityFinding>& a,
                                              const std::vector<IdentityFinding>& b);
 /// The values by which clones are compared after their boot: "machine-id", "hostname", "ssh-host-key TYPE",
-/// "dhcp-duid". What a guest doesn't have is absent.
+/// "dhcp-duid", "address" (static ones; the second is "address 2"). What a guest doesn't have is absent.
 std::map<std::string, std::string> main_identity(const GuestInfo& info, const GuestFilesystem& guest);
 
 /// The rules as a list of mdoc(7), for the manual page.

@@ -18,6 +18,7 @@ namespace kvmport::identity {
 std::vector<IdentityRule> hostname_rules();
 std::vector<IdentityRule> network_rules();
 std::vector<IdentityRule> connection_rules();
+std::vector<IdentityRule> address_rules();
 std::vector<IdentityRule> ssh_rules();
 std::vector<IdentityRule> storage_rules();
 std::vector<IdentityRule> account_rules();

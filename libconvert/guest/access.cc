@@ -20,18 +20,29 @@ class ApplianceAccess final : public GuestAccess {
 
   void continue_on(const std::vector<Overlay*>& next) override {
     appliance_.unmount();
-    for (std::size_t i = 0; i < servers_.size(); i++)
-      servers_[i]->switch_to(*next[i]);
+    switch_to(next);
     appliance_.remount();
   }
 
   void finish() override {
     appliance_.unmount();
     appliance_.shutdown();
-    for (const auto& server : servers_)
-      if (!server->failure().empty())
-        throw Error("SOURCE_UNREADABLE", "a disk could not be read or changed while the guest was converted",
-                    server->failure());
+    check_servers();
+  }
+
+  bool rest(const std::vector<Overlay*>& idle) override {
+    if (!appliance_.can_forget_disks())
+      return false;
+    appliance_.unmount();
+    check_servers();
+    switch_to(idle);
+    appliance_.forget_disks();
+    return true;
+  }
+
+  void resume(const std::vector<Overlay*>& fresh) override {
+    switch_to(fresh);
+    appliance_.remount();
   }
 
  private:
@@ -50,12 +61,31 @@ class ApplianceAccess final : public GuestAccess {
     return all;
   }
 
+  void switch_to(const std::vector<Overlay*>& next) {
+    for (std::size_t i = 0; i < servers_.size(); i++)
+      servers_[i]->switch_to(*next[i]);
+  }
+  void check_servers() const {
+    for (const auto& server : servers_)
+      if (!server->failure().empty())
+        throw Error("SOURCE_UNREADABLE", "a disk could not be read or changed while the guest was converted",
+                    server->failure());
+  }
+
   Servers servers_;
   Appliance appliance_;
   GuestInfo info_;
 };
 
 } // namespace
+
+bool GuestAccess::rest(const std::vector<Overlay*>&) {
+  return false;
+}
+
+void GuestAccess::resume(const std::vector<Overlay*>&) {
+  throw Error("INTERNAL", "an access that can't rest was to be resumed");
+}
 
 std::unique_ptr<GuestAccess> open_guest(const Machine& machine, const std::vector<Overlay*>& disks,
                                         const ApplianceOptions& options, AccessWish wish,

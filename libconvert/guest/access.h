@@ -28,6 +28,11 @@ class GuestAccess {
   virtual void continue_on(const std::vector<Overlay*>& next) = 0;
   /// Everything lies in the overlays; the tree is gone.
   virtual void finish() = 0;
+  /// As finish(), but the access stays for the same guest on other overlays: meanwhile its disks are `idle`, which hold
+  /// what the overlays held at first. False, and nothing was done: it must be finished.
+  virtual bool rest(const std::vector<Overlay*>& idle);
+  /// After rest(): the tree as it was found, over `fresh`, which hold the same. Plans and changes begin anew.
+  virtual void resume(const std::vector<Overlay*>& fresh);
 };
 
 enum class AccessWish { automatic, userspace, appliance };

@@ -250,6 +250,28 @@ void Appliance::remount() {
   s.filesystem->forget();
 }
 
+bool Appliance::can_forget_disks() const {
+  const State& s = *state_;
+  const auto known = [](const FoundDevice& d) {
+    return d.kind == "disk" || d.kind == "part" || d.kind == "lvm" || d.kind == "crypt";
+  };
+  if (!std::ranges::all_of(s.devices, known))
+    return false;
+  const std::string targets = s.handle.script("dmsetup table 2>/dev/null | cut -d ' ' -f 4 | sort -u; true");
+  for (const std::string& line : linux_guest::split_lines(targets)) {
+    const std::string_view target = linux_guest::trim(line);
+    if (!target.empty() && target != "linear" && target != "striped" && target != "crypt")
+      return false;
+  }
+  return true;
+}
+
+void Appliance::forget_disks() {
+  state_->handle.script("sync; for d in /dev/sd* /dev/dm-* /dev/nvme*; do [ -b $d ] && blockdev --flushbufs $d; done; "
+                        "btrfs device scan --forget >/dev/null 2>&1; echo 3 > /proc/sys/vm/drop_caches; "
+                        "btrfs device scan >/dev/null 2>&1; true");
+}
+
 void Appliance::shutdown() {
   state_->handle.shutdown();
 }

@@ -47,6 +47,11 @@ class Appliance {
   /// Unmounts all, flushes everything to the overlays. remount() mounts the same system again.
   void unmount();
   void remount();
+  /// Whether the appliance's kernel keeps nothing of the disks but what forget_disks() makes it forget: not so for md
+  /// arrays and LVM's thin pools, snapshots and caches, which are active as long as the disks are there.
+  bool can_forget_disks() const;
+  /// After unmount(): nothing that was read of the disks is remembered, so that they may be others of the same layout.
+  void forget_disks();
   /// Clean shutdown; the overlays hold everything afterwards.
   void shutdown();
 

@@ -77,6 +77,35 @@ TEST_F(CloneCommand, OptionsReachTheClone) {
   EXPECT_THAT(plan.out, HasSubstr("machine-id"));
 }
 
+TEST_F(CloneCommand, StaticAddressesOfAListAreWritten) {
+  ext4_disk(dir, "small.img", [](const fs::path& tree) {
+    small_system(tree);
+    fs::create_directories(tree / "etc/network");
+    write_file_durably(tree / "etc/network/interfaces", "iface eth0 inet static\n  address 10.0.0.4/24\n");
+  });
+  write_file_durably(dir / "list.csv", "name,address,gateway\na,10.0.0.5/24,\nb,10.0.0.6/24,10.0.0.1\nc,,\n");
+  const ProcessResult made = clone({source(), "--from", (dir / "list.csv").string(), "-o", out()});
+  EXPECT_EQ(made.exit_code, 0) << made.err;
+  const auto interfaces = [&](const std::string& name) {
+    return must_run({"debugfs", "-R", "cat /etc/network/interfaces", out() + "/" + name + ".img"});
+  };
+  EXPECT_EQ(interfaces("a"), "iface eth0 inet static\n  address 10.0.0.5/24\n");
+  EXPECT_EQ(interfaces("b"), "iface eth0 inet static\n  address 10.0.0.6/24\n  gateway 10.0.0.1\n");
+  EXPECT_EQ(interfaces("c"), "iface eth0 inet static\n  address 10.0.0.4/24\n");
+  EXPECT_THAT(made.out, HasSubstr("warning: /etc/network/interfaces: the address 10.0.0.4 of eth0 is the original's"));
+  EXPECT_THAT(clone({"--report", "identity", source()}).out, HasSubstr("/etc/network/interfaces: 10.0.0.4"));
+  const ProcessResult one = clone({source(), "--name", "d", "--address", "10.0.0.7/24", "2001:db8::7/64", "--gateway",
+                                   "10.0.0.1", "--dns", "10.0.0.2", "-o", out()});
+  EXPECT_EQ(one.exit_code, 0) << one.err;
+  EXPECT_THAT(interfaces("d"), HasSubstr("iface eth0 inet6 static\n    address 2001:db8::7/64\n"));
+  write_file_durably(dir / "twice.csv", "name,address\ne,10.0.0.5/24\nf,10.0.0.5/16\n");
+  EXPECT_THAT(clone({source(), "--from", (dir / "twice.csv").string(), "-o", out()}).err, HasSubstr("ADDRESS_IN_USE"));
+  EXPECT_THAT(clone({source(), "--address", "10.0.0.9/24", "--rules", "machine-id", "-o", out()}).err,
+              HasSubstr("RULE_NEEDED"));
+  EXPECT_THAT(clone({source(), "--name", "g", "--address", "10.0.9.9/24", "--gateway", "10.0.0.1", "-o", out()}).err,
+              HasSubstr("ADDRESS_INVALID"));
+}
+
 TEST_F(CloneCommand, TellsRulesAndIdentity) {
   EXPECT_THAT(clone({"--list-rules"}).out, HasSubstr("ssh-host-keys"));
   const ProcessResult report = clone({"--report", "identity", source()});
@@ -94,6 +123,7 @@ TEST_F(CloneCommand, RefusalsHaveTheirCodes) {
        {Case{{}, 1, "USAGE"}, Case{{source(), "--name", "same", "--count", "2"}, 1, "USAGE"},
         Case{{source(), "--full", "--linked"}, 1, "linked"},
         Case{{source(), "--count", "2", "--name", "w{}", "--mac", "52:54:00:00:00:01"}, 1, "USAGE"},
+        Case{{source(), "--count", "2", "--name", "w{}", "--address", "10.0.0.1/24"}, 1, "USAGE"},
         Case{{source(), "--name", "a/b", "-o", out()}, 2, "NAME_INVALID"},
         Case{{source(), "--rules", "no-such-rule", "-o", out()}, 2, "RULE_UNKNOWN"},
         Case{{source(), "--name", "n", "--mac", "52:54:00:00:00:01", "-o", out()}, 2, "MAC_INVALID"},

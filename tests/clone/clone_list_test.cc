@@ -48,6 +48,22 @@ TEST(CloneList, CsvAsSpreadsheetsWriteIt) {
   EXPECT_THAT(clones[1].macs, ElementsAre());
 }
 
+TEST(CloneList, StaticAddresses) {
+  const auto csv = clones_from_csv("name,address,gateway,dns\na,192.0.2.7/24 2001:db8::7/64,192.0.2.1,192.0.2.53 ::2\n"
+                                   "b,,,\n",
+                                   "clones.csv");
+  EXPECT_EQ(csv[0].address.text(), "192.0.2.7/24 2001:db8::7/64 gateway 192.0.2.1 dns 192.0.2.53 dns ::2");
+  EXPECT_TRUE(csv[1].address.empty());
+  const auto toml = clones_from_toml("[[clone]]\nname = 'a'\naddress = '192.0.2.7/24'\ngateway = ['192.0.2.1']\n"
+                                     "dns = ['192.0.2.53', '192.0.2.54']\n",
+                                     "clones.toml");
+  EXPECT_EQ(toml[0].address.text(), "192.0.2.7/24 gateway 192.0.2.1 dns 192.0.2.53 dns 192.0.2.54");
+  const Error wrong = error_of([] { clones_from_csv("name,address\na,192.0.2.7/24\nb,192.0.2.8\n", "l.csv"); });
+  EXPECT_EQ(wrong.code(), "LIST_INVALID");
+  EXPECT_THAT(std::string(wrong.what()), testing::HasSubstr("l.csv, line 3: \"192.0.2.8\""));
+  EXPECT_EQ(error_of([] { clones_from_toml("[[clone]]\nname='a'\ndns=['::1']\n", "l.toml"); }).code(), "LIST_INVALID");
+}
+
 TEST(CloneList, Toml) {
   const auto clones =
       clones_from_toml("[[clone]]\nname = 'web1'\nmac = ['52:54:00:00:00:01']\n[[clone]]\nname = 'web2'\n"

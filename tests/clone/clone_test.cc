@@ -1,18 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole clones of a small guest on real files and file systems: what is in the copy, what is left when it fails, and
-// what the next run makes of that.
-#include "libconvert/clone/clone.h"
-
+// what is refused.
 #include "base/process.h"
-#include "libconvert/clone/clone_list.h"
 #include "libconvert/clone/remaining_identity.h"
-#include "libconvert/host/connection.h"
-#include "tests/support/small_system.h"
-#include "tests/support/tempdir.h"
+#include "tests/clone/clone_fixture.h"
 
-#include <fmt/format.h>
-#include <gmock/gmock.h>
-#include <mutex>
 #include <set>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -23,122 +15,6 @@ namespace kvmport::test {
 namespace {
 
 using State = CloneOutcome::State;
-
-class Silent : public EventSink {
- public:
-  void stage(std::string_view, std::string_view) override {}
-  void progress(std::string_view name, std::uint64_t done, std::uint64_t) override {
-    if (on_progress)
-      on_progress(std::string(name), done);
-  }
-  void message(Level, std::string_view, std::string_view) override {}
-  std::function<void(const std::string&, std::uint64_t)> on_progress;
-};
-
-class Clone : public testing::Test {
- protected:
-  void SetUp() override {
-    fs::create_directory(dir / "src");
-    ext4_disk(dir / "src", "disk", [](const fs::path& tree) {
-      small_system(tree);
-      write_file_durably(tree / "etc/hostname", "old\n");
-      write_file_durably(tree / "etc/machine-id", "0123456789abcdef0123456789abcdef\n");
-      write_file_durably(tree / "etc/hosts", "127.0.0.1 localhost\n127.0.1.1 old\n");
-      write_file_durably(tree / "etc/netplan.yaml", "unrelated\n");
-      fs::create_directories(tree / "etc/netplan");
-      write_file_durably(tree / "etc/netplan/net.yaml",
-                         "network:\n  ethernets:\n    lan:\n      match: {macaddress: '52:54:00:aa:bb:01'}\n");
-      make_pattern_file(tree / "data", 5U << 20, 1);
-    });
-    describe("qcow2");
-  }
-
-  /// The source's disk in this format, and its description.
-  void describe(const std::string& format, const std::string& options = "", const std::string& more = "") {
-    std::vector<std::string> argv{"qemu-img", "convert", "-f", "raw", "-O", format};
-    if (!options.empty())
-      argv.insert(argv.end(), {"-o", options});
-    if (options.find("compression_type") != std::string::npos)
-      argv.push_back("-c");
-    argv.insert(argv.end(), {(dir / "src/disk").string(), disk().string()});
-    must_run(argv);
-    write_file_durably(dir / "src/small.xml", domain("small", disk().string(), format, more));
-    source_digest = sha256_of(disk());
-  }
-  static std::string domain(const std::string& name, const std::string& disk, const std::string& format,
-                            const std::string& more = "") {
-    return fmt::format(R"(<domain type='kvm'>
-  <!-- kept -->
-  <name>{}</name>
-  <uuid>11111111-2222-4333-8444-555555555555</uuid>
-  <memory unit='MiB'>512</memory>
-  <vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='q35'>hvm</type>{}</os>
-  <devices>
-    <disk type='file' device='disk'><driver name='qemu' type='{}'/><source file='{}'/><target dev='vda' bus='virtio'/></disk>
-    <interface type='user'><mac address='52:54:00:aa:bb:01'/></interface>
-  </devices>
-</domain>
-)",
-                       name, more, format, disk);
-  }
-  fs::path disk() const { return dir / "src/small.disk"; }
-  fs::path out(const std::string& name = "") const { return dir / "out" / name; }
-
-  CloneOptions options() const {
-    CloneOptions o;
-    o.sources = {dir / "src/small.xml"};
-    o.output_directory = dir / "out";
-    return o;
-  }
-  CloneResult clone(const CloneOptions& options, const std::vector<CloneRequest>& requests) {
-    return clone_guest(options, requests, sink, stop);
-  }
-  /// The files of a clone's disk by debugfs, without the room's own code.
-  std::string guest_file(const fs::path& image, const std::string& path) {
-    const fs::path raw = dir / "look.raw";
-    must_run({"qemu-img", "convert", "-O", "raw", image.string(), raw.string()});
-    return must_run({"debugfs", "-R", "cat " + path, raw.string()});
-  }
-  /// The clone is whole, and differs from its source where it must and nowhere else.
-  void expect_own_machine(const fs::path& image, const std::string& name) {
-    const fs::path raw = dir / "look.raw";
-    must_run({"qemu-img", "convert", "-O", "raw", image.string(), raw.string()});
-    const ProcessResult fsck = run_process({"e2fsck", "-fn", raw.string()}, std::chrono::minutes(1));
-    EXPECT_EQ(fsck.exit_code, 0) << fsck.out;
-    EXPECT_EQ(guest_file(image, "/etc/hostname"), name + "\n");
-    EXPECT_EQ(guest_file(image, "/etc/machine-id"), "");
-    EXPECT_THAT(guest_file(image, "/etc/hosts"), testing::HasSubstr("127.0.1.1 " + name));
-    EXPECT_THAT(guest_file(image, "/etc/netplan/net.yaml"), testing::Not(testing::HasSubstr("52:54:00:aa:bb:01")));
-    EXPECT_EQ(guest_file(image, "/etc/netplan.yaml"), "unrelated\n");
-    const fs::path data = dir / "data.out", original = dir / "data.in";
-    must_run({"debugfs", "-R", "dump /data " + data.string(), raw.string()});
-    must_run({"debugfs", "-R", "dump /data " + original.string(), (dir / "src/disk").string()});
-    EXPECT_EQ(sha256_of(data), sha256_of(original));
-    EXPECT_EQ(sha256_of(disk()), source_digest);
-  }
-  static std::vector<std::string> names(const fs::path& directory) {
-    std::vector<std::string> all;
-    for (const auto& entry : fs::directory_iterator(directory))
-      all.push_back(entry.path().filename().string());
-    std::ranges::sort(all);
-    return all;
-  }
-  static std::string code_of(const std::function<void()>& what) {
-    try {
-      what();
-    } catch (const Error& error) {
-      return error.code();
-    }
-    return "";
-  }
-
-  TempDir temporary;
-  fs::path dir = temporary.path();
-  std::string source_digest;
-  Silent sink;
-  StopToken stop;
-};
 
 // --- one clone ----------------------------------------------------------------------------------------------------
 
@@ -183,6 +59,20 @@ TEST_F(Clone, ALinkedOneHoldsWhatChangedAndItsBaseIsProtected) {
   ::stat(disk().c_str(), &st);
   EXPECT_EQ(st.st_mode & 0222U, 0U);
   EXPECT_THAT(result.notes, testing::Contains(testing::HasSubstr("read-only")));
+}
+
+TEST_F(Clone, ABaseWithAColonInItsNameIsNoProtocol) {
+  const fs::path base = dir / "src/nbd:small.disk";
+  fs::copy_file(disk(), base);
+  write_file_durably(dir / "src/small.xml", domain("small", base.string(), "qcow2"));
+  CloneOptions o = options();
+  o.mode = CloneMode::linked;
+  o.output_directory = dir / "src"; // the relative path is the name alone
+  const CloneResult result = clone(o, {{"web2"}});
+  ASSERT_EQ(result.clones.at(0).state, State::done) << result.clones[0].error->what();
+  EXPECT_THAT(must_run({"qemu-img", "info", (dir / "src/web2.qcow2").string()}),
+              testing::HasSubstr("backing file: ./nbd:small.disk (actual path:"));
+  expect_own_machine(dir / "src/web2.qcow2", "web2");
 }
 
 TEST_F(Clone, AChainBecomesOneFile) {
@@ -397,128 +287,6 @@ TEST_F(Clone, FilesAreAsPrivateAsTheSource) {
   EXPECT_EQ(st.st_mode & 0777U, 0600U);
   ::stat(out().c_str(), &st);
   EXPECT_EQ(st.st_mode & 0777U, 0755U);
-}
-
-// --- many ---------------------------------------------------------------------------------------------------------
-
-std::set<std::string> values_of(const CloneResult& result, const std::string& rule) {
-  std::set<std::string> values;
-  for (const CloneOutcome& clone : result.clones)
-    if (clone.description)
-      for (const auto& change : clone.description->changes)
-        if (change.rule == rule)
-          values.insert(change.after);
-  return values;
-}
-
-TEST_F(Clone, ManyDifferAndARepeatedRunDoesTheRest) {
-  CloneOptions o = options();
-  o.mode = CloneMode::linked;
-  o.workers = 2;
-  const auto requests = numbered_clones("web-{:02}", 8, 1);
-  // Stopped after some clones.
-  sink.on_progress = [&](const std::string& name, std::uint64_t done) {
-    if (name == "clones" && done >= 3)
-      stop.request();
-  };
-  const CloneResult first = clone(o, requests);
-  const auto done = std::ranges::count_if(first.clones, [](const auto& c) { return c.state == State::done; });
-  EXPECT_GE(done, 2);
-  EXPECT_LT(done, 8);
-  StopToken go;
-  sink.on_progress = {};
-  const CloneResult second = clone_guest(o, requests, sink, go);
-  for (std::size_t i = 0; i < requests.size(); i++)
-    EXPECT_EQ(second.clones[i].state, first.clones[i].state == State::done ? State::before : State::done)
-        << requests[i].name;
-  std::set<std::string> uuids, macs, hostnames;
-  for (const auto& request : requests) {
-    const std::string xml = read_file(out(request.name + ".xml"));
-    uuids.insert(xml.substr(xml.find("<uuid>"), 50));
-    macs.insert(xml.substr(xml.find("<mac address"), 32));
-    hostnames.insert(guest_file(out(request.name + ".qcow2"), "/etc/hostname"));
-  }
-  EXPECT_EQ(uuids.size(), 8U);
-  EXPECT_EQ(macs.size(), 8U);
-  EXPECT_EQ(hostnames.size(), 8U);
-  // What was planned for a clone in the first run is what it got in the second.
-  for (std::size_t i = 0; i < requests.size(); i++)
-    if (second.clones[i].state == State::done) {
-      EXPECT_EQ(second.clones[i].description->uuid, first.clones[i].description->uuid);
-    }
-  for (const auto& name : names(out()))
-    EXPECT_THAT(name, testing::Not(testing::HasSubstr("partial")));
-}
-
-TEST_F(Clone, OneThatFailsDoesNotStopTheOthers) {
-  CloneOptions o = options();
-  fs::create_directories(out("web-2.qcow2.partial") / "in the way");
-  const auto requests = numbered_clones("web-{}", 3, 1);
-  const CloneResult first = clone(o, requests);
-  EXPECT_EQ(first.clones[0].state, State::done);
-  EXPECT_EQ(first.clones[1].state, State::failed);
-  EXPECT_EQ(first.clones[2].state, State::done);
-  EXPECT_FALSE(fs::exists(out("web-2.xml")));
-  fs::remove_all(out("web-2.qcow2.partial"));
-  const CloneResult second = clone(o, requests);
-  EXPECT_EQ(second.clones[0].state, State::before);
-  EXPECT_EQ(second.clones[1].state, State::done);
-  expect_own_machine(out("web-2.qcow2"), "web-2");
-}
-
-TEST_F(Clone, ASeedMakesTheSameAddresses) {
-  CloneOptions o = options();
-  o.mode = CloneMode::linked;
-  o.mac_seed = "rack 4";
-  o.dry_run = true;
-  const auto requests = numbered_clones("web-{}", 3, 1);
-  const auto macs = values_of(clone(o, requests), "mac");
-  EXPECT_EQ(macs.size(), 3U);
-  EXPECT_EQ(values_of(clone(o, requests), "mac"), macs);
-  o.mac_seed = "rack 5";
-  EXPECT_NE(values_of(clone(o, requests), "mac"), macs);
-}
-
-// --- libvirt ------------------------------------------------------------------------------------------------------
-
-class CloneInLibvirt : public Clone {
- protected:
-  /// The test driver keeps its state in the process as long as one connection is open.
-  CloneInLibvirt() : connection_("test:///default") {}
-  CloneOptions of(const std::string& name) {
-    connection_.define(std::string(domain(name, disk().string(), "qcow2")).replace(14, 3, "test"));
-    CloneOptions o = options();
-    o.sources.clear();
-    o.connection = "test:///default";
-    o.domain = name;
-    return o;
-  }
-  bool defined(const std::string& name) const {
-    return std::ranges::any_of(connection_.all_domains(), [&](const std::string& xml) {
-      return xml.find("<name>" + name + "</name>") != std::string::npos;
-    });
-  }
-  LibvirtConnection connection_;
-};
-
-TEST_F(CloneInLibvirt, AClonedDomainIsDefinedWhenItsDisksAreThere) {
-  ASSERT_NO_FATAL_FAILURE(clone(of("in-libvirt"), {{"web2"}}));
-  EXPECT_TRUE(defined("web2"));
-  expect_own_machine(out("web2.qcow2"), "web2");
-  EXPECT_EQ(code_of([&] { clone(of("in-libvirt"), {{"web2"}}); }), "FILE_EXISTS");
-}
-
-TEST_F(CloneInLibvirt, AFailedCloneIsNotDefined) {
-  const CloneOptions o = of("in-libvirt-2");
-  fs::create_directories(out("web3.qcow2.partial") / "in the way");
-  EXPECT_EQ(clone(o, {{"web3"}}).clones.at(0).state, State::failed);
-  EXPECT_FALSE(defined("web3"));
-}
-
-TEST_F(CloneInLibvirt, RefusalsNameTheDomain) {
-  EXPECT_EQ(code_of([] { LibvirtConnection("nonsense:///"); }), "LIBVIRT_FAILED");
-  EXPECT_EQ(code_of([&] { connection_.shut_off_domain("nobody"); }), "DOMAIN_NOT_FOUND");
-  EXPECT_EQ(code_of([&] { connection_.shut_off_domain("test"); }), "SOURCE_RUNNING"); // the driver's own, which runs
 }
 
 } // namespace

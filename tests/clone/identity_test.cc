@@ -63,6 +63,7 @@ const std::map<std::string, Sample>& edited_samples() {
        {{{"/var/lib/snapd/state.json", R"({"data":{"auth":{"device":{"model":"pc","serial":"5e71a1"}}}})"}}, "5e71a1"}},
       {"snmp-engine", {{{"/var/lib/snmp/snmpd.conf", "oldEngineID 0x8000\nkeep 1\n"}}, "0x8000"}},
       {"machine-id", {{{"/etc/machine-id", "0123456789abcdef0123456789abcdef\n"}}, "0123"}},
+      {"static-address", {{{"/etc/network/interfaces.d/lan", "iface eth0 inet static\n  address 10.0.0.4/24\n"}}, {}}},
       {"crowdstrike", {{{"/opt/CrowdStrike/falconstore", "x"}}, {}}},
       {"wireguard", {{{"/etc/wireguard/wg0.conf", "[Interface]\nPrivateKey = aaaa\n"}}, {}}},
       {"cluster-members", {{{"/etc/corosync/corosync.conf", "x"}}, {}}},
@@ -164,7 +165,8 @@ TEST(IdentityRules, NothingIsLeftAfterAllAndASecondRunFindsNothing) {
   tree.apply(db2(), "all");
   for (const IdentityFinding& finding : shared_identity(before, tree.report())) {
     // These rules only warn.
-    EXPECT_THAT((std::set<std::string>{"crowdstrike", "wireguard", "cluster-members"}), Contains(finding.rule))
+    EXPECT_THAT((std::set<std::string>{"static-address", "crowdstrike", "wireguard", "cluster-members"}),
+                Contains(finding.rule))
         << finding.path << " " << finding.value;
   }
   CloneIdentity keep = db2();
