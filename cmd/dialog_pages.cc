@@ -118,7 +118,7 @@ void Pages::network_fields(bool dhcp) {
       for (std::string server; servers >> server;)
         add("dns", server);
     }
-    if (guarded("Network", [&] { settings_.network = parse_network(text); }) && bring_up())
+    if (guarded("Network", [&] { settings_.network = parse_medium_network(text); }) && bring_up())
       return;
   }
 }

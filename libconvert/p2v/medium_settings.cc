@@ -152,7 +152,7 @@ const std::map<std::string, Setter, std::less<>>& setters() {
       {"p2v.host_key", [](S& s, T, T v) { check_host_key(v), s.host_key = v; }},
       {"p2v.disks", set_disks},
       {"p2v.name", [](S& s, T, T v) { check_guest_name(v), s.name = v; }},
-      {"p2v.net", [](S& s, T, T v) { s.network = parse_network(v), s.network_preset = true; }},
+      {"p2v.net", [](S& s, T, T v) { s.network = parse_medium_network(v), s.network_preset = true; }},
       {"p2v.bandwidth", [](S& s, T, T v) { check_bandwidth(v), s.bandwidth = v; }},
       {"p2v.streams", [](S& s, T k, T v) { s.streams = checked_number(k, v, 1, 16); }},
       {"p2v.convert", [](S& s, T k, T v) { s.convert = parse_wish(k, v); }},
@@ -220,7 +220,7 @@ ServerAddress parse_server(std::string_view text) {
   return a;
 }
 
-NetworkSettings parse_network(std::string_view text) {
+NetworkSettings parse_medium_network(std::string_view text) {
   NetworkSettings n;
   const auto parts = split(text, ',');
   if (parts.front() != "dhcp")

@@ -36,7 +36,7 @@ struct NetworkSettings {
   std::string text() const;
 };
 /// "dhcp" or "IP/PREFIX", then in any order ",gw=IP", ",dns=IP" (several times), ",dev=NAME|MAC", ",vlan=N".
-NetworkSettings parse_network(std::string_view text);
+NetworkSettings parse_medium_network(std::string_view text);
 /// The commands that bring the network up on `device` (a name of the kernel), in order; each must succeed.
 /// `script`: what udhcpc runs for a lease.
 std::vector<std::vector<std::string>> network_commands(const NetworkSettings& network, const std::string& device,

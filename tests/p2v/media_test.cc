@@ -142,7 +142,7 @@ TEST(MediumActions, CardsAreTriedInOrder) {
       {"eth0", "52:54:00:00:00:01", false}, {"eth2", "52:54:00:00:00:02", true}, {"eth10", "52:54:00:00:00:03", true}};
   const auto names = [&](const char* text) {
     std::string out;
-    for (const auto& card : matching_cards(parse_network(text), cards))
+    for (const auto& card : matching_cards(parse_medium_network(text), cards))
       out += card.name + " ";
     return out;
   };
@@ -150,7 +150,7 @@ TEST(MediumActions, CardsAreTriedInOrder) {
   EXPECT_EQ(names("dhcp,dev=eth0"), "eth0 ");
   EXPECT_EQ(names("dhcp,dev=52-54-00-00-00-03"), "eth10 ");
   EXPECT_THROW(names("dhcp,dev=eth1"), Error);
-  EXPECT_THROW(matching_cards(parse_network("dhcp"), {}), Error);
+  EXPECT_THROW(matching_cards(parse_medium_network("dhcp"), {}), Error);
 }
 
 TEST(MediumActions, AMachineIsNamedByItsMaker) {

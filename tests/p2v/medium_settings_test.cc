@@ -122,7 +122,7 @@ TEST(MediumSettings, RefusesWhatCouldBeMisunderstood) {
 }
 
 TEST(MediumSettings, DhcpOnAVlan) {
-  EXPECT_THAT(network_commands(parse_network("dhcp,vlan=12"), "eth1", "/script"),
+  EXPECT_THAT(network_commands(parse_medium_network("dhcp,vlan=12"), "eth1", "/script"),
               ElementsAre(Command{"ip", "link", "set", "dev", "eth1", "up"},
                           Command{"ip", "link", "add", "link", "eth1", "name", "vlan12", "type", "vlan", "id", "12"},
                           Command{"ip", "link", "set", "dev", "vlan12", "up"},
@@ -130,13 +130,13 @@ TEST(MediumSettings, DhcpOnAVlan) {
 }
 
 TEST(MediumSettings, FixedAddresses) {
-  const auto n = parse_network("10.0.0.7/24,gw=10.0.0.1,dns=10.0.0.2");
+  const auto n = parse_medium_network("10.0.0.7/24,gw=10.0.0.1,dns=10.0.0.2");
   EXPECT_THAT(network_commands(n, "eth0", "/script"),
               ElementsAre(Command{"ip", "link", "set", "dev", "eth0", "up"},
                           Command{"ip", "addr", "replace", "10.0.0.7/24", "dev", "eth0"},
                           Command{"ip", "-4", "route", "replace", "default", "via", "10.0.0.1", "dev", "eth0"}));
   EXPECT_EQ(resolver_file(n), "nameserver 10.0.0.2\n");
-  EXPECT_EQ(network_commands(parse_network("fd00::7/64,gw=fd00::1"), "eth0", "/script").back()[1], "-6");
+  EXPECT_EQ(network_commands(parse_medium_network("fd00::7/64,gw=fd00::1"), "eth0", "/script").back()[1], "-6");
 }
 
 TEST(MediumSettings, CaptureGetsWhatWasSet) {
