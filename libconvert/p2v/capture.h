@@ -44,8 +44,9 @@ struct CaptureStats {
   std::uint64_t wire = 0;    ///< bytes that went to the receiver, all of the protocol included
   std::uint64_t chunks = 0;  ///< that were sent and acknowledged
   unsigned reconnects = 0;
-  unsigned passes = 0;                 ///< live: over the disks, the last one included
-  std::chrono::milliseconds frozen{0}; ///< live: how long the filesystems stood still for the last pass
+  unsigned passes = 0;                             ///< live: over the disks, the last one included
+  std::chrono::milliseconds frozen{0};             ///< live: how long the filesystems stood still for the last pass
+  std::chrono::system_clock::time_point frozen_at; ///< live: the moment whose state was captured
 };
 
 struct CaptureResult {
