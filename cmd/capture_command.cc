@@ -179,6 +179,9 @@ CLI::App* add_capture_command(CLI::App& app, CaptureArguments& a) {
   c->add_flag("--no-compress", a.no_compress, "Send as it is");
   c->add_flag("--rescue", a.rescue, "Put zeros for sectors that can't be read, and list them");
   c->add_flag("--live", o.live, "Capture while the machine runs; its filesystems stand still for the last pass");
+  c->add_option("--freeze-limit", a.freeze_limit, "With --live: most seconds that filesystems stand still")
+      ->check(CLI::Range(1, 600))
+      ->capture_default_str();
   c->add_flag("--everything", o.everything, "Send free blocks too");
   c->add_flag("--no-convert", a.no_convert, "Store disks and description, change nothing (exit status 3)");
   c->add_flag("--no-boot", a.no_boot, "Make no boot proof (exit status 3)");
@@ -202,6 +205,7 @@ int run_capture(const CaptureArguments& a, Console& console, const StopToken& st
   options.target.identity = a.identity;
   options.target.program = a.remote_program;
   options.patience = std::chrono::seconds(a.retry_for);
+  options.freeze_limit = std::chrono::seconds(a.freeze_limit);
   options.compress = !a.no_compress;
   options.wishes.convert = !a.no_convert;
   options.wishes.boot = !a.no_boot;

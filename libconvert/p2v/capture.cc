@@ -155,6 +155,8 @@ void Capture::live() {
   LiveOptions options;
   options.skip_free = !options_.everything;
   options.unit = p2v_chunk_size;
+  options.freeze_limit = options_.freeze_limit;
+  options.last_pass = options.freeze_limit / 5; // it is an estimate
   while (result_.result.is_null())
     try {
       const LiveResult live_result = capture_live(
