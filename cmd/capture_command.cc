@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/capture_command.h"
 
-#include "libconvert/p2v/block_devices.h"
+#include "libconvert/machine/text.h"
 #include "libconvert/p2v/direct_disk.h"
+#include "libconvert/p2v/mounts.h"
 #include "libconvert/target/target.h"
 
 #include <algorithm>
+#include <fcntl.h>
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,18 +37,51 @@ CaptureDisk open_disk(const std::filesystem::path& path, const CaptureArguments&
   return {std::move(image), S_ISBLK(st.st_mode) ? st.st_rdev : 0, [disk] { return disk->bad_ranges(); }};
 }
 
-/// What a live capture writes on a disk that it captures would have to be captured too, without end.
-void check_not_captured(const std::string& directory, const std::vector<CaptureDisk>& disks) {
-  struct stat st {};
+/// The mount's number of a file; nothing before Linux 5.8.
+std::optional<std::uint64_t> mount_of(const std::filesystem::path& path) {
+#ifdef STATX_MNT_ID
+  struct statx st {};
+  if (::statx(AT_FDCWD, path.c_str(), 0, STATX_MNT_ID, &st) == 0 && (st.stx_mask & STATX_MNT_ID) != 0)
+    return st.stx_mnt_id;
+#endif
+  return std::nullopt;
+}
+
+/// Whether `path`, or what is above it, is written to `disks`, through whatever lies between. `depth`: of loop devices.
+bool lies_on(std::filesystem::path path, const std::vector<dev_t>& disks, unsigned depth = 0) {
   std::error_code ignored;
-  std::filesystem::create_directories(directory, ignored);
-  if (::stat(directory.c_str(), &st) != 0)
-    throw system_error(errno, "can't look at " + directory);
-  const std::vector<dev_t> below = bottom_disks({}, st.st_dev);
+  path = std::filesystem::absolute(path, ignored);
+  while (!std::filesystem::exists(path, ignored) && path.has_relative_path())
+    path = path.parent_path();
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0)
+    throw system_error(errno, "can't look at " + path.string());
+  const auto mount = mount_of(path);
+  for (const MountedFilesystem& one : filesystems_on({}, disks)) // a btrfs has device numbers that sysfs doesn't know
+    for (const MountPoint& place : one.places)
+      if (mount ? place.id == *mount : place.device == st.st_dev)
+        return true;
+  constexpr unsigned deepest = 8;
+  for (const dev_t below : bottom_disks({}, st.st_dev)) {
+    if (std::find(disks.begin(), disks.end(), below) != disks.end())
+      return true;
+    const auto file = std::filesystem::path("/sys/block") / kernel_name({}, below) / "loop/backing_file";
+    if (depth < deepest && std::filesystem::exists(file, ignored) &&
+        lies_on(std::string(trimmed(read_file(file, 1U << 16))), disks, depth + 1))
+      return true;
+  }
+  return false;
+}
+
+/// What a live capture writes on a disk that it captures would have to be captured too, without end, and it would wait
+/// for itself while that disk's filesystems stand still.
+void check_not_captured(const std::string& directory, const std::vector<CaptureDisk>& disks) {
+  std::vector<dev_t> devices;
   for (const auto& disk : disks)
-    if (std::find(below.begin(), below.end(), disk.device) != below.end())
-      throw Error("USAGE", "a running machine can't be captured onto its own disk", directory + " lies on it",
-                  "capture to a server, or to a disk that is not captured");
+    devices.push_back(disk.device);
+  if (lies_on(directory, devices))
+    throw Error("USAGE", "a running machine can't be captured onto its own disk", directory + " lies on it",
+                "capture to a server, or to a disk that is not captured");
 }
 
 /// Devices or images that are named by their paths, in place of the machine's own disks.
@@ -59,6 +95,14 @@ void name_disks(const std::vector<std::filesystem::path>& paths, Machine& machin
   }
 }
 
+/// "2026-11-28T23:25:22.123456Z"
+std::string text_of(std::chrono::system_clock::time_point moment) {
+  using std::chrono::floor, std::chrono::seconds, std::chrono::microseconds;
+  const auto whole = floor<seconds>(moment);
+  return fmt::format("{:%FT%T}.{:06}Z", fmt::gmtime(std::chrono::system_clock::to_time_t(whole)),
+                     floor<microseconds>(moment - whole).count());
+}
+
 std::string describe(const CaptureResult& r) {
   std::string text;
   for (const auto& disk : r.disks) {
@@ -70,7 +114,8 @@ std::string describe(const CaptureResult& r) {
   text += fmt::format("sent: {} of {} used, {} over the wire, {} chunks", human_size(s.payload), human_size(s.used),
                       human_size(s.wire), s.chunks);
   if (s.passes != 0)
-    text += fmt::format(", {} passes, filesystems frozen for {} ms", s.passes, s.frozen.count());
+    text += fmt::format(", {} passes\nas of {}, filesystems frozen for {} ms", s.passes, text_of(s.frozen_at),
+                        s.frozen.count());
   text += s.reconnects != 0 ? fmt::format(", {} reconnects\n", s.reconnects) : "\n";
   for (const auto& file : r.result.value("files", std::vector<std::string>()))
     text += printable(file, false) + "\n";
@@ -80,16 +125,19 @@ std::string describe(const CaptureResult& r) {
 }
 
 nlohmann::json describe_json(const CaptureResult& r) {
-  return {{"receiver", r.result},
-          {"total", r.stats.total},
-          {"used", r.stats.used},
-          {"payload", r.stats.payload},
-          {"wire", r.stats.wire},
-          {"chunks", r.stats.chunks},
-          {"reconnects", r.stats.reconnects},
-          {"passes", r.stats.passes},
-          {"frozen_ms", r.stats.frozen.count()},
-          {"proven", r.result.value("proven", false)}};
+  nlohmann::json object{{"receiver", r.result},
+                        {"total", r.stats.total},
+                        {"used", r.stats.used},
+                        {"payload", r.stats.payload},
+                        {"wire", r.stats.wire},
+                        {"chunks", r.stats.chunks},
+                        {"reconnects", r.stats.reconnects},
+                        {"passes", r.stats.passes},
+                        {"frozen_ms", r.stats.frozen.count()},
+                        {"proven", r.result.value("proven", false)}};
+  if (r.stats.passes != 0) // live
+    object["frozen_at"] = text_of(r.stats.frozen_at);
+  return object;
 }
 
 } // namespace
@@ -131,6 +179,9 @@ CLI::App* add_capture_command(CLI::App& app, CaptureArguments& a) {
   c->add_flag("--no-compress", a.no_compress, "Send as it is");
   c->add_flag("--rescue", a.rescue, "Put zeros for sectors that can't be read, and list them");
   c->add_flag("--live", o.live, "Capture while the machine runs; its filesystems stand still for the last pass");
+  c->add_option("--freeze-limit", a.freeze_limit, "With --live: most seconds that filesystems stand still")
+      ->check(CLI::Range(1, 600))
+      ->capture_default_str();
   c->add_flag("--everything", o.everything, "Send free blocks too");
   c->add_flag("--no-convert", a.no_convert, "Store disks and description, change nothing (exit status 3)");
   c->add_flag("--no-boot", a.no_boot, "Make no boot proof (exit status 3)");
@@ -154,6 +205,7 @@ int run_capture(const CaptureArguments& a, Console& console, const StopToken& st
   options.target.identity = a.identity;
   options.target.program = a.remote_program;
   options.patience = std::chrono::seconds(a.retry_for);
+  options.freeze_limit = std::chrono::seconds(a.freeze_limit);
   options.compress = !a.no_compress;
   options.wishes.convert = !a.no_convert;
   options.wishes.boot = !a.no_boot;

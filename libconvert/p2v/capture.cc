@@ -29,6 +29,12 @@ void sleep_for(std::chrono::milliseconds time, const StopToken& stop) {
     stop.check();
 }
 
+/// A moment of the steady clock by the clock on the wall, not too early.
+std::chrono::system_clock::time_point on_the_wall(Clock::time_point moment) {
+  const auto ago = Clock::now() - moment;
+  return std::chrono::system_clock::now() - std::chrono::duration_cast<std::chrono::system_clock::duration>(ago);
+}
+
 /// One capture: its sessions, one after the other.
 class Capture {
  public:
@@ -130,6 +136,8 @@ void Capture::cold() {
 void Capture::send_pass(const LivePass& pass) {
   for (std::size_t i = 0; i < plans_.size(); i++)
     plans_[i]->use(pass.disks[i]);
+  if (!pass.notes.empty())
+    plans_.front()->set_notes(pass.notes);
   result_.stats.passes++;
   if (pass.kind == LivePass::Kind::last) // no ssh can be started now
     return session_ ? session_->send(true)
@@ -146,14 +154,16 @@ void Capture::live() {
   }
   LiveOptions options;
   options.skip_free = !options_.everything;
+  options.unit = p2v_chunk_size;
+  options.freeze_limit = options_.freeze_limit;
+  options.last_pass = options.freeze_limit / 5; // it is an estimate
   while (result_.result.is_null())
     try {
       const LiveResult live_result = capture_live(
           options, live, [this](const LivePass& pass) { send_pass(pass); }, sink_, stop_);
       result_.stats.frozen = live_result.last_freeze;
-      plans_.front()->add_notes(live_result.notes);
-      sink_.message(EventSink::Level::info, "",
-                    fmt::format("the filesystems stood still for {} ms", live_result.last_freeze.count()));
+      result_.stats.frozen_at = on_the_wall(live_result.frozen_at);
+      plans_.front()->set_notes(live_result.notes);
       return;
     } catch (const Error& error) {
       lost(error);

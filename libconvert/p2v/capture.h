@@ -26,12 +26,13 @@ struct CaptureOptions {
   std::string name; ///< a safe_name()
   Machine machine;
   CaptureWishes wishes;
-  unsigned streams = 4;        ///< connections that carry chunks, 1 to 16
-  std::uint64_t bandwidth = 0; ///< bytes a second over all; 0: no limit
-  bool compress = true;        ///< zstd, for chunks that become smaller
-  bool everything = false;     ///< free blocks too
-  bool live = false;           ///< the machine goes on running, its filesystems stand still for the last pass
-  bool interactive = false;    ///< ssh may ask on the terminal
+  unsigned streams = 4;                  ///< connections that carry chunks, 1 to 16
+  std::uint64_t bandwidth = 0;           ///< bytes a second over all; 0: no limit
+  bool compress = true;                  ///< zstd, for chunks that become smaller
+  bool everything = false;               ///< free blocks too
+  bool live = false;                     ///< the machine goes on running, its filesystems stand still for the last pass
+  std::chrono::seconds freeze_limit{10}; ///< live: the longest that they may stand still
+  bool interactive = false;              ///< ssh may ask on the terminal
   /// How long to try again after a connection was lost, without any chunk getting through.
   std::chrono::seconds patience{1800};
 };
@@ -44,8 +45,9 @@ struct CaptureStats {
   std::uint64_t wire = 0;    ///< bytes that went to the receiver, all of the protocol included
   std::uint64_t chunks = 0;  ///< that were sent and acknowledged
   unsigned reconnects = 0;
-  unsigned passes = 0;                 ///< live: over the disks, the last one included
-  std::chrono::milliseconds frozen{0}; ///< live: how long the filesystems stood still for the last pass
+  unsigned passes = 0;                             ///< live: over the disks, the last one included
+  std::chrono::milliseconds frozen{0};             ///< live: how long the filesystems stood still for the last pass
+  std::chrono::system_clock::time_point frozen_at; ///< live: the moment whose state was captured
 };
 
 struct CaptureResult {

@@ -120,10 +120,6 @@ void CapturePlan::use(const std::vector<Range>& ranges) {
       ours_[chunk].reset();
 }
 
-void CapturePlan::add_notes(const std::vector<std::string>& notes) {
-  manifest_.notes.insert(manifest_.notes.end(), notes.begin(), notes.end());
-}
-
 Digest CapturePlan::digest() const {
   std::vector<Digest> digests;
   for (const auto& digest : ours_)

@@ -33,7 +33,7 @@ class CapturePlan {
   std::optional<Digest> read_if_needed(std::uint64_t chunk, Bytes& buffer);
   /// These ranges (sorted, not overlapping) are used, besides those that were before; what is in them is read again.
   void use(const std::vector<Range>& ranges);
-  void add_notes(const std::vector<std::string>& notes);
+  void set_notes(std::vector<std::string> notes) { manifest_.notes = std::move(notes); }
   /// Of all chunks. All were read by now.
   Digest digest() const;
 

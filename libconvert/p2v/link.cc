@@ -202,10 +202,13 @@ void Link::pin_host_key() {
 std::vector<std::string> Link::argv() const {
   if (target_.host.empty())
     return {target_.program.empty() ? "/proc/self/exe" : target_.program, "receive", "--", target_.directory};
-  std::vector<std::string> argv{"ssh", "-T", "-x", "-a", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3",
-                                "-o", "ConnectTimeout=20", "-o", "ClearAllForwardings=yes",
-                                // Faster than the default where the processor has AES, which is nearly everywhere.
-                                "-o", "Ciphers=^aes128-gcm@openssh.com"};
+  std::vector<std::string> argv{
+      "ssh", "-T", "-x", "-a", "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3", "-o", "ConnectTimeout=20",
+      "-o", "ClearAllForwardings=yes",
+      // It would write the server's other keys down, on a filesystem that may be frozen by then.
+      "-o", "UpdateHostKeys=no",
+      // Faster than the default where the processor has AES, which is nearly everywhere.
+      "-o", "Ciphers=^aes128-gcm@openssh.com"};
   if (!interactive_ || opened_)
     argv.insert(argv.end(), {"-o", "BatchMode=yes"});
   if (files_)

@@ -57,10 +57,11 @@ class Capture {
   Ranges used() const;
   Ranges wanted(Changes changes) const;
   static std::uint64_t bytes_of_all(const Ranges& disks);
+  std::uint64_t cost_of(const Ranges& disks) const;
   void send_pass(LivePass::Kind kind, Ranges disks);
   void send_all_again();
   bool converge();
-  bool small_enough(std::uint64_t bytes) const;
+  bool small_enough(std::uint64_t cost) const;
   bool finish(std::string& why);
   bool send_rest(Changes changes);
 
@@ -70,9 +71,10 @@ class Capture {
   EventSink& sink_;
   const StopToken& stop_;
   ChangeTracker tracker_;
-  Ranges swap_;     ///< of each disk
-  double rate_ = 0; ///< bytes a second, of the last pass that tells
-  Ranges left_;     ///< taken from the tracker, not sent yet
+  Ranges swap_;            ///< of each disk
+  double rate_ = 0;        ///< bytes a second, of the last pass that tells
+  std::uint64_t done_ = 0; ///< cost of the last pass, when it was as quick as the last of all has to be
+  Ranges left_;            ///< taken from the tracker, not sent yet
   LiveResult result_;
 };
 
@@ -140,16 +142,28 @@ std::uint64_t Capture::bytes_of_all(const Ranges& disks) {
   return sum;
 }
 
+/// Bytes that go over: a change takes its whole unit along.
+std::uint64_t Capture::cost_of(const Ranges& disks) const {
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < disks.size(); i++)
+    sum += bytes_of(widened(disks[i], options_.unit, disks_[i].image->size()));
+  return sum;
+}
+
 void Capture::send_pass(LivePass::Kind kind, Ranges disks) {
-  LivePass pass{kind, static_cast<unsigned>(result_.passes.size() + 1), std::move(disks), 0};
+  LivePass pass{kind, static_cast<unsigned>(result_.passes.size() + 1), std::move(disks), 0, {}};
   pass.bytes = bytes_of_all(pass.disks);
+  if (kind == LivePass::Kind::first || kind == LivePass::Kind::again)
+    pass.notes = result_.notes;
+  const std::uint64_t cost = cost_of(pass.disks);
   const auto start = Clock::now();
   send_(pass);
   const milliseconds time = since(start);
   result_.passes.push_back({kind, pass.bytes, time});
   // A pass that is over in no time tells little; one that sends what is there already tells nothing.
   if (kind != LivePass::Kind::again && (rate_ == 0 || time >= milliseconds(200)))
-    rate_ = static_cast<double>(pass.bytes) * 1000 / static_cast<double>(std::max<long>(time.count(), 1));
+    rate_ = static_cast<double>(cost) * 1000 / static_cast<double>(std::max<long>(time.count(), 1));
+  done_ = kind != LivePass::Kind::again && time <= options_.last_pass ? cost : 0;
 }
 
 /// Writes were missed: also what is free now may be used by then, so the maps are read anew.
@@ -161,8 +175,8 @@ void Capture::send_all_again() {
   send_pass(LivePass::Kind::again, used());
 }
 
-bool Capture::small_enough(std::uint64_t bytes) const {
-  return static_cast<double>(bytes) * 1000 <= rate_ * static_cast<double>(options_.last_pass.count());
+bool Capture::small_enough(std::uint64_t cost) const {
+  return cost <= done_ || static_cast<double>(cost) * 1000 <= rate_ * static_cast<double>(options_.last_pass.count());
 }
 
 /// Sends what is written meanwhile until little is left in left_. False when the passes are used up.
@@ -184,7 +198,7 @@ bool Capture::converge() {
       more[i] = united(std::move(more[i]), left_[i]);
     left_ = std::move(more);
     const std::uint64_t bytes = bytes_of_all(left_);
-    if (small_enough(bytes))
+    if (small_enough(cost_of(left_)))
       return true;
     if (result_.passes.size() >= options_.most_passes)
       return false;

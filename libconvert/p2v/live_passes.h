@@ -39,6 +39,7 @@ struct LivePass {
   /// Of each disk: sorted, merged, whole pieces of the granularity (but for the disk's end).
   std::vector<std::vector<Range>> disks;
   std::uint64_t bytes = 0;
+  std::vector<std::string> notes; ///< of the first pass, and of `again`: what of the maps was believed, and why
 };
 
 /// Reads these ranges from the disks and sends them; returns when the receiver has them safely. In the pass `last` it
@@ -46,7 +47,9 @@ struct LivePass {
 using SendPass = std::function<void(const LivePass&)>;
 
 struct LiveOptions {
-  std::uint64_t granularity = 64U << 10;         ///< bytes, a power of two
+  std::uint64_t granularity = 64U << 10; ///< bytes, a power of two
+  /// What `send` moves for each change in it, at most; a multiple of the granularity. Only estimates depend on it.
+  std::uint64_t unit = 64U << 10;
   std::chrono::milliseconds last_pass{2000};     ///< the filesystems are frozen when what is left takes at most that
   std::chrono::milliseconds freeze_limit{10000}; ///< of the watchdog
   unsigned most_passes = 30;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The real thing: a guest with Debian's kernel captures the disk of its own root while it is written to. This test
-// binary is the guest's program, too: the tests LiveInGuest run there alone.
+// Tracking, maps and reading on Debian's kernel with disks that this host may not have: in a guest.
+#include "libconvert/p2v/change_tracker.h"
 #include "libconvert/p2v/direct_disk.h"
 #include "libconvert/p2v/dirty_map.h"
+#include "libconvert/p2v/freezer.h"
 #include "libconvert/p2v/live_map.h"
-#include "libconvert/p2v/live_passes.h"
+#include "tests/p2v/live_guest.h"
 #include "tests/p2v/live_writer.h"
 #include "tests/p2v/loop_disk.h"
-#include "tests/support/guests.h"
 
 #include <gtest/gtest.h>
 
@@ -17,66 +17,6 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr std::uint64_t mib = 1U << 20;
-
-#define ONLY_IN_GUEST()                                                                                                \
-  if (::getenv("KVMPORT_IN_GUEST") == nullptr)                                                                         \
-  GTEST_SKIP() << "LiveGuest runs it in a guest"
-
-dev_t device_of(const fs::path& path) {
-  struct stat st {};
-  if (::stat(path.c_str(), &st) != 0 || !S_ISBLK(st.st_mode))
-    throw std::runtime_error(path.string() + " is no block device");
-  return st.st_rdev;
-}
-
-/// Writes to the root, /data and the EFI system partition until /run/stop is there.
-TEST(LiveInGuest, Write) {
-  ONLY_IN_GUEST();
-  LiveWriter root("/work"), data("/data");
-  root.run_until(20);
-  data.run_until(20);
-  std::ofstream("/boot/efi/kernel") << LiveLog::text_of(1, 100000);
-  ::sync();
-  std::ofstream("/run/ready") << "\n";
-  for (unsigned i = 0; !fs::exists("/run/stop"); i++) {
-    std::ofstream("/run/unrelated") << i;
-    std::this_thread::sleep_for(50ms);
-  }
-  root.stop();
-  data.stop();
-  root.log().print(std::cout, "root");
-  data.log().print(std::cout, "data");
-}
-
-/// What kvm-p2v capture --live does, with the second disk as the receiver.
-TEST(LiveInGuest, Capture) {
-  ONLY_IN_GUEST();
-  const DirectDisk image("/dev/vda");
-  const LiveDisk disk{device_of("/dev/vda"), &image, "vda"};
-  const UniqueFd to = open_existing("/dev/vdb");
-  NullSink sink;
-  const LiveResult result = capture_live(
-      {}, std::span(&disk, 1),
-      [&](const LivePass& pass) {
-        Bytes buffer(mib);
-        for (const Range& range : pass.disks.at(0))
-          for (std::uint64_t at = range.offset; at < range.end(); at += mib) {
-            const auto part = std::span(buffer).first(std::min(mib, range.end() - at));
-            image.read(at, part);
-            write_exact(to.get(), at, part, "vdb");
-          }
-      },
-      sink, StopToken());
-  ::fsync(to.get());
-  for (const LivePassStats& pass : result.passes)
-    std::cout << "pass " << (pass.bytes >> 10) << " KiB in " << pass.time.count() << " ms\n";
-  for (const std::string& note : result.notes)
-    std::cout << "note " << note << "\n";
-  std::cout << "frozen for the map " << result.map_freeze.count() << " ms, for the last pass "
-            << result.last_freeze.count() << " ms\n";
-  std::cout << "frozen_at " << result.frozen_at.time_since_epoch().count() << "\n" << std::flush;
-  EXPECT_EQ(result.unsettled, 0U);
-}
 
 /// Bytes of several disks, whole.
 std::vector<Bytes> read_all(const std::vector<std::unique_ptr<DirectDisk>>& disks) {
@@ -223,98 +163,36 @@ TEST(LiveInGuest, BadSectorsAreReadAround) {
   }
 }
 
-class LiveGuest : public testing::Test {
+class LiveGuest : public LiveGuestBase {
  protected:
   void SetUp() override {
     KVMPORT_ONLY_SLOW();
-    must_run({"tests/p2v/make-live-guest", dir_.path().string(), "/proc/" + std::to_string(::getpid()) + "/exe"});
+    make();
     for (const auto& [name, size] :
-         {std::pair("vdb", "768M"), std::pair("vdd", "96M"), std::pair("vde", "96M"), std::pair("vdg", "448M")})
-      must_run({"truncate", "-s", size, (dir_.path() / (std::string(name) + ".raw")).string()});
-    std::ofstream(dir_.path() / "vdf.raw") << std::string(4 * mib, '\x5a');
-    std::ofstream(dir_.path() / "bad.conf") << "[inject-error]\nevent = \"read_aio\"\nsector = \"4096\"\n"
-                                               "[inject-error]\nevent = \"read_aio\"\nsector = \"6145\"\n"
-                                               "[inject-error]\nevent = \"read_aio\"\nsector = \"6146\"\n";
+         {std::pair("vdb", "8M"), std::pair("vdd", "96M"), std::pair("vde", "96M"), std::pair("vdg", "448M")})
+      make_disk(name, size);
+    std::ofstream(file("vdf.raw")) << std::string(4 * mib, '\x5a');
+    std::ofstream(file("bad.conf")) << "[inject-error]\nevent = \"read_aio\"\nsector = \"4096\"\n"
+                                       "[inject-error]\nevent = \"read_aio\"\nsector = \"6145\"\n"
+                                       "[inject-error]\nevent = \"read_aio\"\nsector = \"6146\"\n";
   }
-  fs::path file(const std::string& name) const { return dir_.path() / name; }
-
-  /// What the guest says on its console.
-  std::string boot(const std::string& commands) const {
-    std::string padded = commands;
-    padded.resize(round_up(padded.size(), 65536), '\0');
-    std::ofstream(file("vdc.raw")) << padded;
-    std::vector<std::string> argv{"qemu-system-x86_64",
-                                  "-nodefaults",
-                                  "-no-user-config",
-                                  "-display",
-                                  "none",
-                                  "-m",
-                                  "1024",
-                                  "-smp",
-                                  "2",
-                                  "-accel",
-                                  "tcg",
-                                  "-no-reboot",
-                                  "-kernel",
-                                  file("vmlinuz").string(),
-                                  "-initrd",
-                                  file("initrd").string(),
-                                  "-append",
-                                  "console=ttyS0 quiet panic=-1",
-                                  "-serial",
-                                  "stdio"};
-    for (const char* name : {"vda", "vdb", "vdc", "vdd", "vde"}) {
-      argv.insert(argv.end(), {"-drive", "if=virtio,format=raw,discard=unmap,cache=unsafe,file=" +
-                                             file(std::string(name) + ".raw").string()});
-    }
-    argv.insert(argv.end(),
-                {"-drive", "if=virtio,format=raw,file.driver=blkdebug,file.config=" + file("bad.conf").string() +
-                               ",file.image.driver=file,file.image.filename=" + file("vdf.raw").string()});
-    argv.insert(argv.end(), {"-drive", "if=virtio,format=raw,file=" + file("vdg.raw").string()});
-    const ProcessResult result = run_process(argv, 600s);
-    EXPECT_FALSE(result.timed_out);
-    EXPECT_NE(result.out.find("guest: done"), std::string::npos) << result.err << result.out;
-    std::string text = result.out;
-    std::erase(text, '\r');
-    return text;
+  std::vector<std::string> more_disks() const {
+    return {"-drive",
+            disk("vdd"),
+            "-drive",
+            disk("vde"),
+            "-drive",
+            "if=virtio,format=raw,file.driver=blkdebug,file.config=" + file("bad.conf").string() +
+                ",file.image.driver=file,file.image.filename=" + file("vdf.raw").string(),
+            "-drive",
+            disk("vdg")};
   }
-
-  const TempDir dir_;
 };
 
-TEST_F(LiveGuest, CapturesItsOwnRoot) {
-  const std::string program = "exe --gtest_brief=1 --gtest_filter=";
-  const std::string said = boot(program +
-                                "LiveInGuest.Write >/run/log & writer=$!\n"
-                                "until [ -e /run/ready ]; do sleep 0.1; done\n" +
-                                program +
-                                "LiveInGuest.Capture\n"
-                                "touch /run/stop; wait $writer; cat /run/log\n");
-  const auto at = said.find("frozen_at ");
-  ASSERT_NE(at, std::string::npos) << said;
-  for (const std::string line : {"pass ", "note ", "frozen "})
-    for (auto from = said.find("\n" + line); from != std::string::npos; from = said.find("\n" + line, from + 1))
-      std::cout << said.substr(from + 1, said.find('\n', from + 1) - from);
-  EXPECT_EQ(said.find("FAILED"), std::string::npos) << said;
-  const LiveLog::Clock::time_point moment(LiveLog::Clock::duration(std::stoll(said.substr(at + 10))));
-  for (const auto& [name, offset] : {std::pair("root", 17 * mib), std::pair("data", 305 * mib)}) {
-    const MountedDisk there(file("vdb.raw"), file(name), "loop,offset=" + std::to_string(offset));
-    ASSERT_TRUE(there) << there.why();
-    const LiveLog log = LiveLog::parse(said, name);
-    const auto verdict = log.compare(there.path() / (std::string(name) == "root" ? "work" : "."), moment);
-    EXPECT_EQ(verdict.wrong, std::vector<std::string>()) << name;
-    EXPECT_GT(verdict.compared, 40U) << name;
-    std::cout << name << ": " << verdict.compared << " compared of " << log.files.size() << " files and "
-              << LiveLog::block_count << " blocks\n";
-  }
-  const std::string esp = file("vdb.raw").string() + "@@" + std::to_string(mib);
-  EXPECT_EQ(must_run({"mtype", "-i", esp, "::kernel"}), LiveLog::text_of(1, 100000));
-}
-
 TEST_F(LiveGuest, TracksAndReadsOnDebiansKernel) {
-  const std::string said =
-      boot("uname -r\nexe --gtest_brief=1 "
-           "--gtest_filter='LiveInGuest.Stacked*:LiveInGuest.Bad*:LiveInGuest.Logical*:ChangeTracker*'\n");
+  const std::string said = boot(std::string("uname -r\n") + program +
+                                    "'LiveInGuest.Stacked*:LiveInGuest.Bad*:LiveInGuest.Logical*:ChangeTracker*'\n",
+                                more_disks());
   std::cout << said;
   EXPECT_NE(said.find("[  PASSED  ]"), std::string::npos);
   EXPECT_EQ(said.find("FAILED"), std::string::npos);
