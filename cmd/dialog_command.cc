@@ -40,7 +40,7 @@ void find_host_key(MediumSettings& settings, EventSink& events) {
 /// Runs the capture to its end, a line now and then. Returns its exit code.
 int capture(const MediumSettings& settings, const fs::path& log, const StopToken& stop) {
   CaptureChild child(capture_arguments(settings, fs::canonical("/proc/self/exe")), log);
-  std::string stage, message;
+  std::string stage, message, amount;
   auto next = std::chrono::steady_clock::now();
   bool cancelled = false;
   while (child.take(1s)) {
@@ -51,8 +51,8 @@ int capture(const MediumSettings& settings, const fs::path& log, const StopToken
       say(stage = p.stage());
     if (p.message() != message)
       say("  " + (message = p.message()));
-    if (const auto now = std::chrono::steady_clock::now(); now >= next && !p.text().empty()) {
-      say("  " + p.text());
+    if (const auto now = std::chrono::steady_clock::now(); now >= next && p.text() != amount) {
+      say("  " + (amount = p.text()));
       next = now + 10s;
     }
   }
