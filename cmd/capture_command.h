@@ -11,8 +11,8 @@ namespace kvmport {
 struct CaptureArguments {
   CaptureOptions options;
   std::string to, host_key, identity, remote_program;
-  std::vector<std::string> disks;           ///< kernel names
-  std::vector<std::filesystem::path> paths; ///< devices or raw images instead
+  std::vector<std::string> disks;               ///< kernel names
+  std::vector<std::filesystem::path> paths;     ///< devices or raw images instead
   unsigned retry_for = 1800, freeze_limit = 10; ///< seconds
   bool rescue = false, no_compress = false, no_convert = false, no_boot = false;
 };
