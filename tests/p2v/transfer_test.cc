@@ -6,6 +6,7 @@
 #include "libconvert/p2v/spool.h"
 #include "tests/support/tempdir.h"
 
+#include <csignal>
 #include <fmt/format.h>
 #include <fstream>
 #include <gtest/gtest.h>
@@ -46,6 +47,7 @@ json keep(const CapturedMachine& captured, EventSink&, const StopToken&) {
 class Transfer : public testing::Test {
  protected:
   void SetUp() override {
+    ::signal(SIGPIPE, SIG_IGN); // as every command does
     make_disk(dir / "a", 7, 1);
     make_disk(dir / "b", 2, 2);
     options.name = manifest.name = "m";
@@ -241,6 +243,7 @@ struct Lie {
 class Lies : public testing::TestWithParam<Lie> {};
 
 TEST_P(Lies, AreRefused) {
+  ::signal(SIGPIPE, SIG_IGN);
   TempDir dir;
   auto [ours, theirs] = socket_pair(SOCK_STREAM);
   StopToken stop;
