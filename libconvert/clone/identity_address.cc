@@ -15,7 +15,6 @@
 namespace kvmport::identity {
 namespace {
 
-using linux_guest::base_name;
 using linux_guest::edit_lines;
 using linux_guest::natural_less;
 using linux_guest::normal_mac;

@@ -56,7 +56,7 @@ std::optional<std::int64_t> hardware_time(const SysTree& tree) {
   if (std::sscanf(tree.word(at + "date").c_str(), "%4d-%2u-%2u", &year, &month, &day) != 3 ||
       std::sscanf(tree.word(at + "time").c_str(), "%2u:%2u:%2u", &hour, &minute, &second) != 3)
     return std::nullopt;
-  return days_of(year, month, day) * 86400 + hour * 3600 + minute * 60 + second;
+  return days_of(year, month, day) * 86400 + std::int64_t{hour} * 3600 + std::int64_t{minute} * 60 + second;
 }
 
 bool synchronised(const SysTree& tree) {

@@ -118,9 +118,11 @@ void add_same_names(const Inventory& inventory, std::map<std::string, DiskGroup>
     if (disk.wwid.starts_with("naa.") || disk.wwid.starts_with("eui."))
       by_name[disk.wwid].push_back(disk.name);
   for (const auto& [wwid, disks] : by_name) {
-    const bool known = std::any_of(groups.begin(), groups.end(), [&](const auto& group) {
-      return group.second.kind == DiskGroup::Kind::multipath &&
-             std::find(group.second.disks.begin(), group.second.disks.end(), disks.front()) != group.second.disks.end();
+    const std::string& first = disks.front();
+    const bool known = std::any_of(groups.begin(), groups.end(), [&first](const auto& entry) {
+      const DiskGroup& group = entry.second;
+      return group.kind == DiskGroup::Kind::multipath &&
+             std::find(group.disks.begin(), group.disks.end(), first) != group.disks.end();
     });
     if (disks.size() > 1 && !known) {
       DiskGroup group;
