@@ -26,7 +26,7 @@ using std::chrono::milliseconds;
 namespace kvmport {
 namespace {
 
-constexpr milliseconds look_every{10}, tick_every{1000};
+constexpr milliseconds news_every{20}, ask_every{100}, tick_every{1000};
 constexpr std::size_t max_text = 32U << 10;
 /// Output of one console beyond this is dropped.
 constexpr std::uint64_t max_console = 16U << 20;
@@ -92,7 +92,7 @@ class MachineProcess {
   /// Nothing when the machine wants to start anew.
   std::optional<End> watch(vmm::Pc& pc) {
     for (;;) {
-      const auto end = pc.wait(look_every);
+      const auto end = pc.wait(news_every);
       tell_news(pc);
       if (end || age() - last_tick_ >= tick_every)
         tick(pc);
@@ -212,7 +212,7 @@ class Run {
       if (timed_out())
         return End::timeout;
       pollfd polled{socket, POLLIN, 0};
-      if (::poll(&polled, 1, static_cast<int>(look_every.count())) <= 0)
+      if (::poll(&polled, 1, static_cast<int>(ask_every.count())) <= 0)
         continue;
       if (const auto end = receive(socket))
         return *end;

@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/machine/manifest.h"
 
+#include "base/late_library.h"
 #include "libconvert/machine/text.h"
 
 #include <memory>
 #include <openssl/evp.h>
 
+// Its relocations would cost every start of a command a millisecond.
+#define KVMPORT_CRYPTO(function) KVMPORT_LATE("libcrypto.so.3", function)
+
 namespace kvmport {
 namespace {
 
 struct Algorithm {
-  std::string_view name;
+  const char* name;
   std::size_t hex_digits;
-  const EVP_MD* (*make)();
 };
-constexpr Algorithm algorithms[] = {{"sha1", 40, EVP_sha1}, {"sha256", 64, EVP_sha256}, {"sha512", 128, EVP_sha512}};
+constexpr Algorithm algorithms[] = {{"sha1", 40}, {"sha256", 64}, {"sha512", 128}};
 
 const Algorithm* find_algorithm(std::string_view name) {
   for (const Algorithm& a : algorithms)
@@ -27,27 +30,29 @@ const Algorithm* find_algorithm(std::string_view name) {
 
 struct Digest::State {
   std::string name;
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context{EVP_MD_CTX_new(), EVP_MD_CTX_free};
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context{KVMPORT_CRYPTO(EVP_MD_CTX_new)(),
+                                                                  KVMPORT_CRYPTO(EVP_MD_CTX_free)};
 };
 
 Digest::Digest(const std::string& like) : state_(std::make_unique<State>()) {
   state_->name = like.substr(0, like.find(':'));
   const Algorithm* algorithm = find_algorithm(state_->name);
   if (algorithm == nullptr || !state_->context ||
-      EVP_DigestInit_ex(state_->context.get(), algorithm->make(), nullptr) != 1)
+      KVMPORT_CRYPTO(EVP_DigestInit_ex)(state_->context.get(), KVMPORT_CRYPTO(EVP_get_digestbyname)(algorithm->name),
+                                        nullptr) != 1)
     throw Error("INTERNAL", "no digest " + state_->name);
 }
 
 Digest::~Digest() = default;
 
 void Digest::add(ByteSpan bytes) {
-  EVP_DigestUpdate(state_->context.get(), bytes.data(), bytes.size());
+  KVMPORT_CRYPTO(EVP_DigestUpdate)(state_->context.get(), bytes.data(), bytes.size());
 }
 
 std::string Digest::result() {
   unsigned char raw[EVP_MAX_MD_SIZE];
   unsigned length = 0;
-  EVP_DigestFinal_ex(state_->context.get(), raw, &length);
+  KVMPORT_CRYPTO(EVP_DigestFinal_ex)(state_->context.get(), raw, &length);
   std::string text = state_->name + ":";
   for (unsigned i = 0; i < length; i++) {
     text += "0123456789abcdef"[raw[i] >> 4];
