@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/process.h"
 #include "cmd/capture_child.h"
+#include "libconvert/p2v/host_keys.h"
 #include "libconvert/p2v/media.h"
 #include "libconvert/p2v/medium_actions.h"
 
@@ -33,7 +34,7 @@ void find_host_key(MediumSettings& settings, EventSink& events) {
   if (!settings.host_key.empty())
     return;
   // The code that a person compares holds it: a false one can't pass.
-  settings.host_key = scan_server_keys(*settings.server).front().fingerprint;
+  settings.host_key = scan_host_keys(settings.server->host, settings.server->port).front().fingerprint;
   events.message(EventSink::Level::info, "", "server's host key: " + settings.host_key);
 }
 

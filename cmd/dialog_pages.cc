@@ -5,6 +5,7 @@
 #include "cmd/capture_child.h"
 #include "cmd/dialog_command.h"
 #include "cmd/newt_screen.h"
+#include "libconvert/p2v/host_keys.h"
 #include "libconvert/p2v/inventory.h"
 #include "libconvert/p2v/media.h"
 #include "libconvert/p2v/medium_actions.h"
@@ -164,9 +165,10 @@ bool Pages::confirm_host_key() {
     return true;
   if (!settings_.host_key.empty()) // preset: ssh checks it
     return key_confirmed_ = true;
-  std::vector<ServerKey> keys;
+  std::vector<HostKey> keys;
   const bool found = guarded("Server", [&] {
-    screen_.wait("Server", "Asking the server for its host key.", [&] { keys = scan_server_keys(*settings_.server); });
+    screen_.wait("Server", "Asking the server for its host key.",
+                 [&] { keys = scan_host_keys(settings_.server->host, settings_.server->port); });
   });
   if (!found)
     return false;

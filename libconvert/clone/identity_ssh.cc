@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SSH host keys and the snakeoil certificate: keys that the clone must make when it boots. Where nothing in the guest
 // does that by itself, a unit is added that does, once. Debian's sshd without host keys does not start.
+#include "base/ssh_key.h"
 #include "libconvert/clone/identity_rules.h"
 #include "libconvert/guest/linux/text.h"
 
@@ -18,31 +19,10 @@ constexpr const char* ssh_rule = "ssh-host-keys";
 constexpr const char* key_files = "/etc/ssh/ssh_host_*";
 constexpr const char* public_keys = "/etc/ssh/ssh_host_*_key.pub";
 
-/// Base64 without padding, as ssh-keygen prints it; decoding what a public key's line holds.
-std::string base64(const unsigned char* bytes, std::size_t size) {
-  std::string text(4 * ((size + 2) / 3) + 1, '\0');
-  const int length = ::EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()), bytes, static_cast<int>(size));
-  text.resize(static_cast<std::size_t>(length));
-  while (text.ends_with('='))
-    text.pop_back();
-  return text;
-}
-
 /// "SHA256:…" of "TYPE BASE64 comment"; empty when that is no public key.
 std::string fingerprint(std::string_view line) {
   const auto words = split_words(line);
-  if (words.size() < 2 || words[1].text.empty() || words[1].text.size() % 4 != 0)
-    return {};
-  const std::string_view text = words[1].text;
-  std::vector<unsigned char> blob(text.size());
-  int length = ::EVP_DecodeBlock(blob.data(), reinterpret_cast<const unsigned char*>(text.data()),
-                                 static_cast<int>(text.size()));
-  if (length <= 0)
-    return {};
-  length -= text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0;
-  unsigned char digest[SHA256_DIGEST_LENGTH];
-  ::SHA256(blob.data(), static_cast<std::size_t>(length), digest);
-  return "SHA256:" + base64(digest, sizeof digest);
+  return words.size() < 2 ? std::string() : ssh_fingerprint(words[1].text).value_or("");
 }
 
 /// Whether the guest makes missing host keys itself: Red Hat's and Arch's units, SUSE's helper, init scripts that do.

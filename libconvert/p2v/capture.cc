@@ -130,7 +130,6 @@ void Capture::cold() {
     plans_.push_back(std::make_unique<CapturePlan>(*disk.image, options_.everything));
   }
   sink_.stage("capture", "sending to " + link_.description());
-  persist([](CaptureSession& session) { session.send(false); });
 }
 
 void Capture::send_pass(const LivePass& pass) {
@@ -180,7 +179,7 @@ CaptureResult Capture::run() {
     if (options_.live) {
       result_.result = session.finish(1);
     } else {
-      session.send(false); // after a reconnect
+      session.send(false);
       result_.result = session.finish(most_rounds);
     }
   });

@@ -81,7 +81,7 @@ void CapturePlan::receiver_has(const std::vector<ChunkRun>& runs) {
 }
 
 std::optional<Digest> CapturePlan::read_if_needed(std::uint64_t chunk, Bytes& buffer) {
-  if (ours_[chunk] && *ours_[chunk] == have_[chunk])
+  if (agreed(chunk))
     return std::nullopt;
   const Range place{chunk * p2v_chunk_size, length_of(chunk)};
   auto at = std::partition_point(used_.begin(), used_.end(), [&](const Range& r) { return r.end() <= place.offset; });
@@ -116,8 +116,44 @@ void CapturePlan::use(const std::vector<Range>& ranges) {
     manifest_.used += range.length;
   for (const Range& range : ranges)
     for (std::uint64_t chunk = range.offset / p2v_chunk_size;
-         chunk < ours_.size() && chunk * p2v_chunk_size < range.end(); chunk++)
+         chunk < ours_.size() && chunk * p2v_chunk_size < range.end(); chunk++) {
+      note_change(chunk, range);
       ours_[chunk].reset();
+    }
+}
+
+void CapturePlan::note_change(std::uint64_t chunk, const Range& range) {
+  if (agreed(chunk))
+    changes_[chunk] = {have_[chunk], {}, 0};
+  const auto found = changes_.find(chunk);
+  if (found == changes_.end())
+    return;
+  const Range place{chunk * p2v_chunk_size, length_of(chunk)};
+  const std::uint64_t from = std::max(range.offset, place.offset), to = std::min(range.end(), place.end());
+  Change& change = found->second;
+  change.bytes += to - from;
+  if (change.bytes > p2v_chunk_size / 2)
+    changes_.erase(found);
+  else
+    change.ranges.push_back({from, to - from});
+}
+
+std::vector<ChunkExtent> CapturePlan::changed(std::uint64_t chunk) const {
+  const auto found = changes_.find(chunk);
+  if (found == changes_.end() || found->second.from != have_[chunk])
+    return {};
+  std::vector<Range> ranges = found->second.ranges;
+  std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.offset < b.offset; });
+  std::vector<ChunkExtent> extents;
+  for (const Range& range : ranges) {
+    const auto from = static_cast<std::uint32_t>(range.offset - chunk * p2v_chunk_size);
+    const auto to = from + static_cast<std::uint32_t>(range.length);
+    if (!extents.empty() && extents.back().offset + extents.back().length >= from)
+      extents.back().length = std::max(extents.back().offset + extents.back().length, to) - extents.back().offset;
+    else
+      extents.push_back({from, to - from});
+  }
+  return extents;
 }
 
 Digest CapturePlan::digest() const {

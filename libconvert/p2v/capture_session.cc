@@ -42,8 +42,7 @@ HelloMessage CaptureSession::hello(bool control) const {
   return {p2v_protocol_version, "kvm-p2v", manifest_.name, control, control ? std::string() : token_};
 }
 
-// --- the control connection
-// --------------------------------------------------------------------------------------------
+// --- the control connection ----------------------------------------------------------------------------------------
 
 void CaptureSession::fail(std::exception_ptr error) {
   const std::lock_guard lock(mutex_);
@@ -175,8 +174,7 @@ std::optional<json> CaptureSession::wait_for_ready() {
   }
 }
 
-// --- chunks
-// ------------------------------------------------------------------------------------------------------------
+// --- chunks --------------------------------------------------------------------------------------------------------
 
 /// All processes are started before any is waited for: the handshakes of ssh take their time.
 void CaptureSession::open_streams(const OpenLink& open) {
@@ -198,19 +196,24 @@ void CaptureSession::open_streams(const OpenLink& open) {
   }
 }
 
+/// The next chunk that is not known to be the same on both sides. Those that are must cost next to nothing: a live
+/// capture passes over all of them while the filesystems stand still.
 bool CaptureSession::next_chunk(std::size_t& disk, std::uint64_t& chunk) {
   const std::lock_guard lock(mutex_);
-  if (error_)
-    return false;
-  while (disk_at_ < plans_.size() && chunk_at_ == plans_[disk_at_]->chunks()) {
-    disk_at_++;
-    chunk_at_ = 0;
+  while (!error_ && disk_at_ < plans_.size()) {
+    const CapturePlan& plan = *plans_[disk_at_];
+    disk = disk_at_;
+    chunk = chunk_at_++;
+    if (chunk_at_ == plan.chunks()) {
+      disk_at_++;
+      chunk_at_ = 0;
+    }
+    if (!plan.agreed(chunk))
+      return true;
+    if (!silent_)
+      done_ += plan.used_in(chunk);
   }
-  if (disk_at_ == plans_.size())
-    return false;
-  disk = disk_at_;
-  chunk = chunk_at_++;
-  return true;
+  return false;
 }
 
 void CaptureSession::serve(Connection& connection) {
@@ -221,35 +224,33 @@ void CaptureSession::serve(Connection& connection) {
     stop_.check();
     CapturePlan& plan = *plans_[disk];
     if (const auto digest = plan.read_if_needed(chunk, desk.chunk)) {
-      send_chunk(connection, desk, disk, chunk, *digest);
-      const auto frame = connection.receive();
-      if (!frame)
-        throw Error("CONNECTION_LOST", "a connection ended");
-      if (frame->type == FrameType::error)
-        throw decode_error(frame->payload);
-      if (frame->type != FrameType::ack)
-        throw Error("PROTOCOL_ERROR", "an unexpected message of the receiver");
-      const AckMessage ack = decode_ack(frame->payload);
-      if (ack.disk != disk || ack.index != chunk)
-        throw Error("PROTOCOL_ERROR", "the receiver acknowledges what was not sent");
+      ChunkMessage message;
+      message.disk = static_cast<std::uint32_t>(disk);
+      message.index = chunk;
+      message.digest = *digest;
+      message.extents = plan.changed(chunk);
+      message.patch = !message.extents.empty();
+      // What was written since these changes were taken makes a patch unfit.
+      if (!message.patch || !send_chunk(connection, desk, message)) {
+        message.extents = find_extents(desk.chunk);
+        message.patch = false;
+        if (!send_chunk(connection, desk, message))
+          throw Error("PROTOCOL_ERROR", "the receiver takes a whole chunk for a patch");
+      }
       plan.receiver_has(chunk, *digest);
       chunks_++;
     }
+    if (silent_)
+      continue;
     done_ += plan.used_in(chunk);
-    if (!silent_)
-      sink_.progress("capture", done_, total_used_);
+    sink_.progress("capture", done_, total_used_);
   }
 }
 
-void CaptureSession::send_chunk(Connection& connection, Desk& desk, std::size_t disk, std::uint64_t chunk,
-                                const Digest& digest) {
+/// Sends the message's extents of the chunk on the desk. False: they don't fit what the receiver has.
+bool CaptureSession::send_chunk(Connection& connection, Desk& desk, ChunkMessage message) {
   const ByteSpan bytes(desk.chunk);
   Bytes& plain = desk.plain;
-  ChunkMessage message;
-  message.disk = static_cast<std::uint32_t>(disk);
-  message.index = chunk;
-  message.digest = digest;
-  message.extents = find_extents(bytes);
   plain.clear();
   for (const ChunkExtent& extent : message.extents) {
     const ByteSpan piece = bytes.subspan(extent.offset, extent.length);
@@ -267,6 +268,17 @@ void CaptureSession::send_chunk(Connection& connection, Desk& desk, std::size_t 
   }
   connection.send(FrameType::chunk, {encode_head(message), message.data});
   payload_ += plain.size();
+  const auto frame = connection.receive();
+  if (!frame)
+    throw Error("CONNECTION_LOST", "a connection ended");
+  if (frame->type == FrameType::error)
+    throw decode_error(frame->payload);
+  if (frame->type != FrameType::ack)
+    throw Error("PROTOCOL_ERROR", "an unexpected message of the receiver");
+  const AckMessage ack = decode_ack(frame->payload);
+  if (ack.disk != message.disk || ack.index != message.index)
+    throw Error("PROTOCOL_ERROR", "the receiver acknowledges what was not sent");
+  return ack.stored;
 }
 
 void CaptureSession::send(bool silent) {
@@ -295,6 +307,8 @@ void CaptureSession::send(bool silent) {
   const std::lock_guard lock(mutex_);
   if (error_)
     std::rethrow_exception(error_);
+  if (!silent)
+    sink_.progress("capture", done_, total_used_);
 }
 
 json CaptureSession::finish(unsigned rounds) {

@@ -47,7 +47,7 @@ class CaptureSession {
   void watch_control();
   void serve(Connection& connection);
   bool next_chunk(std::size_t& disk, std::uint64_t& chunk);
-  void send_chunk(Connection& connection, Desk& desk, std::size_t disk, std::uint64_t chunk, const Digest& digest);
+  bool send_chunk(Connection& connection, Desk& desk, ChunkMessage message);
   void fail(std::exception_ptr error);
   void forward(const nlohmann::json& event) const;
   Frame next_frame();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/p2v/enrol.h"
 
+#include "base/ssh_key.h"
 #include "libconvert/machine/text.h"
 #include "libconvert/p2v/medium_settings.h"
 
@@ -19,27 +20,11 @@ namespace {
 
 constexpr std::string_view key_type = "ssh-ed25519", greeting = "kvmport-enrol 1";
 
-std::string base64(ByteSpan bytes) {
-  std::string out(bytes.size() / 3 * 4 + 5, '\0');
-  const int n = ::EVP_EncodeBlock(reinterpret_cast<unsigned char*>(out.data()),
-                                  reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
-  out.resize(static_cast<std::size_t>(n));
-  return out;
-}
-
-Bytes from_base64(std::string_view text) {
-  Bytes out(text.size() / 4 * 3 + 3);
-  const int n = ::EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()),
-                                  reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
-  out.resize(n < 0 ? 0 : static_cast<std::size_t>(n));
-  return out;
-}
-
 /// string "ssh-ed25519", string of 32 bytes (RFC 8709, section 4); each string has its length before it.
 Bytes key_blob(std::string_view base) {
   constexpr std::size_t blob_size = 4 + 11 + 4 + 32;
-  const Bytes blob = base.size() == blob_size / 3 * 4 ? from_base64(base) : Bytes();
-  if (blob.size() != blob_size || base64(blob) != base || load_be<std::uint32_t>(blob, 0) != key_type.size() ||
+  const Bytes blob = base.size() == blob_size / 3 * 4 ? base64_decoded(base).value_or(Bytes()) : Bytes();
+  if (blob.size() != blob_size || base64_encoded(blob) != base || load_be<std::uint32_t>(blob, 0) != key_type.size() ||
       as_text(ByteSpan(blob).subspan(4, key_type.size())) != key_type || load_be<std::uint32_t>(blob, 15) != 32)
     throw Error("ENROL_INVALID", "a request holds no ed25519 key", printable(base, 80));
   return blob;
@@ -107,19 +92,10 @@ std::string key_fingerprint_of(const std::string& line) {
   const auto blank = line.find(' ');
   std::string_view base = blank == line.npos ? std::string_view() : std::string_view(line).substr(blank + 1);
   base = base.substr(0, base.find_first_of(" \n"));
-  Bytes blob = base.size() % 4 == 0 && base.size() < 8192 ? from_base64(base) : Bytes();
-  const auto padding = static_cast<std::size_t>(base.ends_with("==") ? 2 : base.ends_with('=') ? 1 : 0);
-  if (blob.size() <= padding)
+  const auto fingerprint = ssh_fingerprint(base);
+  if (!fingerprint)
     throw Error("ENROL_INVALID", "this is no public key", printable(line, 80));
-  blob.resize(blob.size() - padding);
-  std::array<std::byte, 32> digest{};
-  unsigned size = 0;
-  if (::EVP_Digest(blob.data(), blob.size(), reinterpret_cast<unsigned char*>(digest.data()), &size, ::EVP_sha256(),
-                   nullptr) != 1)
-    throw Error("INTERNAL", "SHA-256 failed");
-  std::string text = base64(digest);
-  text.erase(text.find_last_not_of('=') + 1);
-  return "SHA256:" + text;
+  return *fingerprint;
 }
 
 std::string encode_request(const EnrolRequest& r) {

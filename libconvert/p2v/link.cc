@@ -2,14 +2,13 @@
 #include "libconvert/p2v/link.h"
 
 #include "libconvert/machine/text.h"
+#include "libconvert/p2v/host_keys.h"
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <openssl/evp.h>
-#include <sstream>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -45,14 +44,6 @@ std::string remote_directory(const std::string& directory) {
   return shell_quoted(directory);
 }
 
-std::string base64(ByteSpan bytes) {
-  std::string text(4 * ((bytes.size() + 2) / 3) + 1, '\0');
-  const int n = ::EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
-                                  reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
-  text.resize(static_cast<std::size_t>(n));
-  return text;
-}
-
 } // namespace
 
 LinkTarget parse_link_target(const std::string& text) {
@@ -74,6 +65,8 @@ LinkTarget parse_link_target(const std::string& text) {
   if (const std::size_t at = authority.rfind('@'); at != std::string::npos) {
     target.user = authority.substr(0, at);
     authority = authority.substr(at + 1);
+    if (target.user.empty())
+      reject(text, "the user before the @ is missing");
     if (target.user.find(':') != std::string::npos)
       reject("ssh://…", "a password has no place in an address: ssh asks for it, or use a key");
   }
@@ -87,6 +80,8 @@ LinkTarget parse_link_target(const std::string& text) {
     target.port = static_cast<std::uint16_t>(*port);
     authority.resize(colon);
   }
+  if (bracket != 0 && (bracket + 1 != authority.size() || authority.find(':') == std::string::npos))
+    reject(text, "brackets are for an IPv6 address, with nothing behind but the port");
   target.host = bracket != 0 ? authority.substr(1, bracket - 1) : authority;
   if (target.host.empty())
     reject(text, "the host is missing");
@@ -96,27 +91,7 @@ LinkTarget parse_link_target(const std::string& text) {
   return target;
 }
 
-std::optional<std::string> key_fingerprint(const std::string& text) {
-  if (text.empty() || text.size() % 4 != 0)
-    return std::nullopt;
-  Bytes blob(text.size() / 4 * 3);
-  const int n = ::EVP_DecodeBlock(reinterpret_cast<unsigned char*>(blob.data()),
-                                  reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
-  if (n < 0)
-    return std::nullopt;
-  blob.resize(static_cast<std::size_t>(n) - static_cast<std::size_t>(std::count(text.end() - 2, text.end(), '=')));
-  std::array<std::byte, 32> digest{};
-  unsigned length = 0;
-  if (::EVP_Digest(blob.data(), blob.size(), reinterpret_cast<unsigned char*>(digest.data()), &length, ::EVP_sha256(),
-                   nullptr) != 1)
-    return std::nullopt;
-  std::string fingerprint = base64(digest);
-  while (fingerprint.ends_with('='))
-    fingerprint.pop_back();
-  return "SHA256:" + fingerprint;
-}
-
-// --- a connection ----------------------------------------------------------------------------------------------------
+// --- a connection --------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -162,7 +137,7 @@ std::string LinkConnection::complaints() {
   return printable(text, 1000);
 }
 
-// --- the way there ---------------------------------------------------------------------------------------------------
+// --- the way there -------------------------------------------------------------------------------------------------
 
 Link::Link(LinkTarget target, bool interactive) : target_(std::move(target)), interactive_(interactive) {
   if (!target_.host.empty() && !target_.host_key.empty())
@@ -172,26 +147,12 @@ Link::Link(LinkTarget target, bool interactive) : target_(std::move(target)), in
 /// Keys that the server shows are taken only when their fingerprint is the one that was asked for; ssh then checks that
 /// the server really has that key.
 void Link::pin_host_key() {
-  std::vector<std::string> argv{"ssh-keyscan", "-T", "10"};
-  if (target_.port != 0)
-    argv.insert(argv.end(), {"-p", std::to_string(target_.port)});
-  argv.insert(argv.end(), {"--", target_.host});
-  const ProcessResult scan = run_process(argv, std::chrono::seconds(30));
-  std::istringstream lines(scan.out);
   std::string known, seen;
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream words(line);
-    std::string name, type, key;
-    if (line.starts_with('#') || !(words >> name >> type >> key))
-      continue;
-    const std::string fingerprint = key_fingerprint(key).value_or("");
-    seen += (seen.empty() ? "" : ", ") + fingerprint + " (" + printable(type, 60) + ")";
-    if (fingerprint == target_.host_key)
-      known += line + "\n";
+  for (const HostKey& key : scan_host_keys(target_.host, target_.port)) {
+    seen += (seen.empty() ? "" : ", ") + key.fingerprint + " (" + printable(key.type, 60) + ")";
+    if (key.fingerprint == target_.host_key)
+      known += key.line + "\n";
   }
-  if (seen.empty())
-    throw Error("CONNECTION_LOST", "the ssh server of " + target_.host + " does not answer", printable(scan.err, 300),
-                "is the address right, and is the network up?");
   if (known.empty())
     throw Error("HOST_KEY_MISMATCH", target_.host + " does not have the host key " + printable(target_.host_key),
                 "it shows " + seen, "compare with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the server");

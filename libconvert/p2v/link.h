@@ -30,10 +30,6 @@ struct LinkTarget {
 /// directory. Error USAGE for what is neither, and for values that ssh might take for options.
 LinkTarget parse_link_target(const std::string& text);
 
-/// The OpenSSH fingerprint of a public key as it stands in known_hosts ("SHA256:" and base64 without padding); nothing
-/// when `base64` is no base64.
-std::optional<std::string> key_fingerprint(const std::string& base64);
-
 /// A connection and the process behind it.
 class LinkConnection {
  public:

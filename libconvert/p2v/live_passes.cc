@@ -142,11 +142,12 @@ std::uint64_t Capture::bytes_of_all(const Ranges& disks) {
   return sum;
 }
 
-/// Bytes that go over: a change takes its whole unit along.
+/// Bytes that go over; to read the unit that a change lies in takes as long as sending a sixteenth of it (1 Gbit/s and
+/// a disk of 2 GB/s).
 std::uint64_t Capture::cost_of(const Ranges& disks) const {
   std::uint64_t sum = 0;
   for (std::size_t i = 0; i < disks.size(); i++)
-    sum += bytes_of(widened(disks[i], options_.unit, disks_[i].image->size()));
+    sum += bytes_of(disks[i]) + bytes_of(widened(disks[i], options_.unit, disks_[i].image->size())) / 16;
   return sum;
 }
 

@@ -48,7 +48,7 @@ using SendPass = std::function<void(const LivePass&)>;
 
 struct LiveOptions {
   std::uint64_t granularity = 64U << 10; ///< bytes, a power of two
-  /// What `send` moves for each change in it, at most; a multiple of the granularity. Only estimates depend on it.
+  /// What `send` reads for each change in it; a multiple of the granularity. Only estimates depend on it.
   std::uint64_t unit = 64U << 10;
   std::chrono::milliseconds last_pass{2000};     ///< the filesystems are frozen when what is left takes at most that
   std::chrono::milliseconds freeze_limit{10000}; ///< of the watchdog

@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <iterator>
-#include <sstream>
 #include <thread>
 #include <unistd.h>
 
@@ -151,25 +150,6 @@ std::string proposed_name(const Inventory& inventory) {
   name.resize(std::min<std::size_t>(name.size(), 63));
   name.erase(name.find_last_not_of('-') + 1);
   return name;
-}
-
-std::vector<ServerKey> scan_server_keys(const ServerAddress& server) {
-  const ProcessResult r =
-      run_process({"ssh-keyscan", "-T", "10", "-p", fmt::format("{}", server.port), "--", server.host}, 60s);
-  std::vector<ServerKey> out;
-  std::istringstream text(r.out);
-  for (std::string line; std::getline(text, line);) {
-    std::istringstream words(line);
-    std::string host, type, key;
-    if (line.starts_with('#') || !(words >> host >> type >> key))
-      continue;
-    const ServerKey found{type, key_fingerprint_of(type + " " + key)};
-    out.insert(type == "ssh-ed25519" ? out.begin() : out.end(), found);
-  }
-  if (out.empty())
-    throw Error("CONNECTION_LOST", fmt::format("no ssh server answers at {} port {}", server.host, server.port),
-                printable(r.err, 300));
-  return out;
 }
 
 std::string make_medium_key(const fs::path& file) {

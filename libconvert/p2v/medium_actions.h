@@ -34,13 +34,6 @@ std::string bring_up_network(const NetworkSettings& network, EventSink& events, 
 /// number, else a MAC address: "poweredge-r640-4xk2", "p2v-525400aabbcc".
 std::string proposed_name(const Inventory& inventory);
 
-struct ServerKey {
-  std::string type, fingerprint; ///< "ssh-ed25519", "SHA256:…"
-};
-/// The host keys that answer at this address, ed25519 first. Nothing proves that they are the server's. Error
-/// CONNECTION_LOST.
-std::vector<ServerKey> scan_server_keys(const ServerAddress& server);
-
 /// Makes the medium's own key for this boot unless it is there; returns the public key without a comment.
 std::string make_medium_key(const std::filesystem::path& file);
 

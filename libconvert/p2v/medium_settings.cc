@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "libconvert/machine/text.h"
+#include "libconvert/p2v/link.h"
 
 #include <algorithm>
 #include <arpa/inet.h>
@@ -179,45 +180,21 @@ std::string ServerAddress::url() const {
 }
 
 ServerAddress parse_server(std::string_view text) {
-  constexpr std::string_view scheme = "ssh://", wanted = "ssh://[USER@]HOST[:PORT]/DIR";
-  const auto bad = [&] { refuse("p2v.server", text, wanted); };
-  if (!text.starts_with(scheme) || text.size() > 1024)
+  const auto bad = [&] { refuse("p2v.server", text, "ssh://[USER@]HOST[:PORT]/DIR"); };
+  LinkTarget target;
+  try {
+    target = parse_link_target(std::string(text.substr(0, 1024)));
+  } catch (const Error&) {
     bad();
-  std::string_view rest = text.substr(scheme.size());
-  const auto slash = rest.find('/');
-  if (slash == rest.npos)
+  }
+  const bool v6 = is_ipv6(target.host);
+  if (text.size() > 1024 || target.host.empty() || !made_of(target.user, "._-") || (!v6 && !made_of(target.host, ".-")))
     bad();
-  ServerAddress a;
-  a.directory = rest.substr(slash);
-  std::string_view place = rest.substr(0, slash);
-  if (const auto at = place.rfind('@'); at != place.npos) {
-    a.user = place.substr(0, at);
-    place.remove_prefix(at + 1);
-    if (a.user.empty() || a.user.front() == '-' || !made_of(a.user, "._-$"))
-      bad();
-  }
-  std::string_view port;
-  if (place.starts_with('[')) {
-    const auto end = place.find(']');
-    if (end == place.npos)
-      bad();
-    a.host = place.substr(1, end - 1);
-    port = place.substr(end + 1);
-    if (!is_ipv6(a.host) || (!port.empty() && port.front() != ':'))
-      bad();
-  } else {
-    const auto colon = place.find(':');
-    a.host = place.substr(0, colon);
-    port = colon == place.npos ? std::string_view() : place.substr(colon);
-    if (a.host.empty() || a.host.front() == '-' || !made_of(a.host, ".-"))
-      bad();
-  }
-  if (!port.empty())
-    a.port = static_cast<std::uint16_t>(checked_number("p2v.server", port.substr(1), 1, 65535));
   // Neither a server's shell nor authorized_keys needs to quote these.
-  if (!made_of(a.directory, "/._-+@=~") || a.directory.find("..") != std::string::npos)
-    refuse("p2v.server", a.directory, "a directory of letters, digits and / . _ - + @ = ~");
-  return a;
+  if (!made_of(target.directory, "/._-+@=~") || target.directory.find("..") != std::string::npos)
+    refuse("p2v.server", target.directory, "a directory of letters, digits and / . _ - + @ = ~");
+  const std::uint16_t ssh_port = 22;
+  return {target.user, target.host, target.port == 0 ? ssh_port : target.port, target.directory};
 }
 
 NetworkSettings parse_medium_network(std::string_view text) {

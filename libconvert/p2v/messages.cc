@@ -15,7 +15,7 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t most_unreadable = 100000;
-constexpr std::uint32_t zstd_flag = 1;
+constexpr std::uint32_t zstd_flag = 1, patch_flag = 2;
 constexpr std::size_t run_size = 32, chunk_head_size = 40, extent_size = 8, have_head_size = 8;
 
 [[noreturn]] void reject(const std::string& why) {
@@ -107,7 +107,7 @@ json decode_object(ByteSpan payload) {
   return object;
 }
 
-// --- texts -----------------------------------------------------------------------------------------------------------
+// --- texts ---------------------------------------------------------------------------------------------------------
 
 std::string encode(const HelloMessage& m) {
   return json{{"protocol", m.protocol},
@@ -226,7 +226,7 @@ Error decode_error(ByteSpan payload) {
   });
 }
 
-// --- numbers ---------------------------------------------------------------------------------------------------------
+// --- numbers -------------------------------------------------------------------------------------------------------
 
 Digest disk_digest(const std::vector<Digest>& chunks) {
   DigestStream stream;
@@ -271,20 +271,22 @@ HaveMessage decode_have(ByteSpan payload) {
 Bytes encode(const AckMessage& m) {
   Bytes bytes(16);
   store_le<std::uint32_t>(bytes, 0, m.disk);
+  store_le<std::uint32_t>(bytes, 4, m.stored ? 0 : 1);
   store_le<std::uint64_t>(bytes, 8, m.index);
   return bytes;
 }
 
 AckMessage decode_ack(ByteSpan payload) {
-  require(payload.size() == 16, "an acknowledgement");
-  return {load_le<std::uint32_t>(payload, 0), load_le<std::uint64_t>(payload, 8)};
+  require(payload.size() == 16 && load_le<std::uint32_t>(payload, 4) <= 1, "an acknowledgement");
+  return {load_le<std::uint32_t>(payload, 0), load_le<std::uint64_t>(payload, 8),
+          load_le<std::uint32_t>(payload, 4) == 0};
 }
 
 // disk 4, flags 4, index 8, digest 16, number of extents 4, plain length 4, extents of 8, data.
 Bytes encode_head(const ChunkMessage& m) {
   Bytes bytes(chunk_head_size + m.extents.size() * extent_size);
   store_le<std::uint32_t>(bytes, 0, m.disk);
-  store_le<std::uint32_t>(bytes, 4, m.compressed ? zstd_flag : 0);
+  store_le<std::uint32_t>(bytes, 4, (m.compressed ? zstd_flag : 0) | (m.patch ? patch_flag : 0));
   store_le<std::uint64_t>(bytes, 8, m.index);
   store_digest(bytes, 16, m.digest);
   store_le<std::uint32_t>(bytes, 32, static_cast<std::uint32_t>(m.extents.size()));
@@ -307,8 +309,9 @@ ChunkMessage decode_chunk(ByteSpan payload) {
   m.digest = load_digest(payload, 16);
   const auto count = load_le<std::uint32_t>(payload, 32);
   m.plain = load_le<std::uint32_t>(payload, 36);
-  require((flags & ~zstd_flag) == 0, "flags of a chunk");
+  require((flags & ~(zstd_flag | patch_flag)) == 0, "flags of a chunk");
   m.compressed = (flags & zstd_flag) != 0;
+  m.patch = (flags & patch_flag) != 0;
   require(count <= (payload.size() - chunk_head_size) / extent_size, "the extents of a chunk");
   std::uint64_t end = 0, total = 0;
   for (std::size_t i = 0; i < count; i++) {

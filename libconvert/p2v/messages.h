@@ -72,17 +72,18 @@ struct HaveMessage {
 /// As many runs as fit into one frame.
 inline constexpr std::size_t most_have_runs = 32000;
 
-/// A piece of a chunk that isn't zeros.
+/// A piece of a chunk whose bytes travel.
 struct ChunkExtent {
   std::uint32_t offset = 0, length = 0; ///< inside the chunk; multiples of 512 but for the end of the disk
 };
 
-/// One chunk of a disk: its extents' bytes, all others are zeros.
+/// One chunk of a disk: its extents' bytes; all others are zeros, or in a patch what the receiver has there.
 struct ChunkMessage {
   std::uint32_t disk = 0;
   std::uint64_t index = 0;
   Digest digest; ///< of the whole chunk
   bool compressed = false;
+  bool patch = false;
   std::vector<ChunkExtent> extents;
   std::uint32_t plain = 0; ///< bytes of all extents
   ByteSpan data;           ///< borrowed; zstd when compressed
@@ -91,6 +92,7 @@ struct ChunkMessage {
 struct AckMessage {
   std::uint32_t disk = 0;
   std::uint64_t index = 0;
+  bool stored = true; ///< false: a patch does not fit what is there; the chunk is to be sent whole
 };
 
 /// All was sent.

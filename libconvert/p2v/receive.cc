@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/p2v/receive.h"
 
-#include "libconvert/machine/text.h"
 #include "libconvert/p2v/connection.h"
 #include "libconvert/p2v/rendezvous.h"
 #include "libconvert/p2v/spool.h"
@@ -11,6 +10,7 @@
 #include <memory>
 #include <random>
 #include <thread>
+#include <utility>
 
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -91,15 +91,24 @@ class WireSink final : public EventSink {
   std::chrono::steady_clock::time_point next_progress_{};
 };
 
-HelloMessage read_hello(Connection& connection, std::string* raw = nullptr) {
+/// The other side's greeting; `raw`: as it came.
+HelloMessage read_hello(Connection& connection, std::string& raw) {
   const auto frame = connection.receive();
   if (!frame)
     throw Error("CONNECTION_LOST", "the other side went without a word");
   if (frame->type != FrameType::hello)
     throw Error("PROTOCOL_ERROR", "the other side does not begin with a greeting");
-  if (raw != nullptr)
-    *raw = as_text(frame->payload);
+  raw = as_text(frame->payload);
   return decode_hello(frame->payload);
+}
+
+/// Welcomes an agent and reads what its machine is.
+ManifestMessage exchange_manifest(Connection& connection, const std::string& token) {
+  connection.send(FrameType::welcome, encode(WelcomeMessage{p2v_protocol_version, program_text, token}));
+  const auto frame = connection.receive();
+  if (!frame || frame->type != FrameType::manifest)
+    throw Error("PROTOCOL_ERROR", "a description of the machine was expected");
+  return decode_manifest(frame->payload);
 }
 
 /// An error that the agent is told, wherever it came from.
@@ -157,8 +166,8 @@ class DataStreams {
         const ChunkMessage chunk = decode_chunk(frame->payload);
         if (chunk.disk >= spool_.size())
           throw Error("PROTOCOL_ERROR", fmt::format("there is no disk {}", chunk.disk));
-        spool_.disk(chunk.disk).store(chunk, scratch);
-        connection.send(FrameType::ack, {encode(AckMessage{chunk.disk, chunk.index})});
+        const bool stored = spool_.disk(chunk.disk).store(chunk, scratch);
+        connection.send(FrameType::ack, {encode(AckMessage{chunk.disk, chunk.index, stored})});
       }
     } catch (const Error& error) {
       tell(connection, error);
@@ -186,9 +195,11 @@ class Leader {
   const std::string& token() const { return token_; }
 
  private:
-  struct Successor {
+  /// An agent on its control connection.
+  struct Agent {
     std::shared_ptr<Connection> control;
-    UniqueFd waiting;
+    ManifestMessage manifest;
+    UniqueFd waiting; ///< of the process that the connection came from, if it is not ours
   };
 
   void accept_others();
@@ -198,22 +209,25 @@ class Leader {
   void send_have(Connection& control);
   bool check(Connection& control, const DoneMessage& done);
   json deliver();
-  std::shared_ptr<Connection> wait_for_successor();
+  json serve(std::optional<Agent> agent);
+  std::optional<Agent> wait_for_successor();
 
   const ReceiveOptions& options_;
   EventSink& log_;
   const StopToken& stop_;
   const std::string token_;
-  ManifestMessage manifest_;
+  std::string identity_; ///< of the machine, whichever of its agents is there
+  Agent agent_;          ///< the present one
   std::unique_ptr<Spool> spool_;
   std::unique_ptr<Rendezvous> rendezvous_;
   ControlSlot slot_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::unique_ptr<DataStreams> streams_; ///< while chunks come
-  std::optional<Successor> successor_;   ///< a new control connection for a transfer that is about to end
-  UniqueFd waiting_;                     ///< of the process that the control connection came from
+  std::optional<Agent> successor_;       ///< a new one for a transfer that is about to end
   bool delivering_ = false;
+  std::mutex settle_mutex_;
+  bool may_settle_ = true; ///< chunks may come
   DoneMessage done_;
 };
 
@@ -221,22 +235,19 @@ void Leader::accept_control(HandedConnection handed) {
   auto control = std::make_shared<Connection>(std::move(handed.in), std::move(handed.out), stop_);
   control->set_patience(handshake_patience);
   try {
-    control->send(FrameType::welcome, encode(WelcomeMessage{p2v_protocol_version, program_text, token_}));
-    const auto frame = control->receive();
-    if (!frame || frame->type != FrameType::manifest)
-      throw Error("PROTOCOL_ERROR", "a description of the machine was expected");
-    if (decode_manifest(frame->payload).identity() != manifest_.identity())
-      throw Error("NAME_TAKEN", "another machine is being captured under the name " + manifest_.name, {},
+    ManifestMessage manifest = exchange_manifest(*control, token_);
+    if (manifest.identity() != identity_)
+      throw Error("NAME_TAKEN", "another machine is being captured under the name " + manifest.name, {},
                   "give another --name");
     control->set_patience(control_patience);
     const std::lock_guard lock(mutex_);
     if (delivering_) {
       slot_.set(control);
-      waiting_ = std::move(handed.waiting);
+      agent_.waiting = std::move(handed.waiting);
       return;
     }
     // The old connection is dead and does not know it yet.
-    successor_ = Successor{std::move(control), std::move(handed.waiting)};
+    successor_ = Agent{std::move(control), std::move(manifest), std::move(handed.waiting)};
     if (const auto old = slot_.get())
       old->abort();
     changed_.notify_all();
@@ -275,7 +286,9 @@ void Leader::keep_alive(const std::stop_token& done) {
     }
     if (now >= next_settle) {
       try {
-        spool_->settle();
+        const std::lock_guard settling(settle_mutex_);
+        if (may_settle_)
+          spool_->settle();
       } catch (const Error& error) {
         log_.message(EventSink::Level::warning, error.code(), error.what());
       }
@@ -358,15 +371,10 @@ bool Leader::transfer(Connection& control) {
 }
 
 /// The agent comes back before we have noticed that it was gone, or not to us.
-std::shared_ptr<Connection> Leader::wait_for_successor() {
+std::optional<Leader::Agent> Leader::wait_for_successor() {
   std::unique_lock lock(mutex_);
   changed_.wait_for(lock, options_.grace, [this] { return successor_.has_value(); });
-  if (!successor_)
-    return nullptr;
-  auto control = std::move(successor_->control);
-  waiting_ = std::move(successor_->waiting);
-  successor_.reset();
-  return control;
+  return std::exchange(successor_, std::nullopt);
 }
 
 json Leader::deliver() {
@@ -374,47 +382,61 @@ json Leader::deliver() {
     const std::lock_guard lock(mutex_);
     delivering_ = true;
   }
-  spool_->settle();
-  CapturedMachine captured{manifest_, {}, {}, options_.directory, spool_->directory()};
+  {
+    const std::lock_guard lock(settle_mutex_);
+    may_settle_ = false;
+    spool_->settle();
+  }
+  const ManifestMessage& manifest = agent_.manifest;
+  CapturedMachine captured{manifest, {}, {}, options_.directory, spool_->directory()};
   for (std::size_t i = 0; i < spool_->size(); i++) {
     captured.disks.push_back(spool_->disk(i).path());
     captured.unreadable.push_back(done_.disks[i].unreadable);
   }
   WireSink sink(slot_, log_);
   json result = options_.deliver(captured, sink, stop_);
-  result["run"] = manifest_.run;
-  write_file_durably(options_.directory / capture_report_name(manifest_.name),
+  result["run"] = manifest.run;
+  write_file_durably(options_.directory / capture_report_name(manifest.name),
                      result.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
   spool_->remove();
   slot_.try_send(FrameType::result, result.dump(-1, ' ', false, json::error_handler_t::replace));
   return result;
 }
 
-json Leader::run(std::shared_ptr<Connection> control, ManifestMessage manifest) {
-  manifest_ = std::move(manifest);
-  spool_ = std::make_unique<Spool>(options_.directory, manifest_);
-  rendezvous_ = std::make_unique<Rendezvous>(spool_->directory());
-  const std::jthread others([this](const std::stop_token& done) {
-    const std::stop_callback wake(done, [this] { rendezvous_->stop(); });
-    while (!done.stop_requested())
-      accept_others();
-  });
-  const std::jthread alive([this](const std::stop_token& done) { keep_alive(done); });
-  control->set_patience(control_patience);
-  while (control) {
-    slot_.set(control);
-    try {
-      if (transfer(*control))
-        return deliver();
-    } catch (const Error& error) {
-      if (const auto current = slot_.get())
-        tell(*current, error);
-      throw;
+/// One agent after the other, until there is one whose machine is all here.
+json Leader::serve(std::optional<Agent> agent) {
+  for (; agent; agent = wait_for_successor()) {
+    const std::shared_ptr<Connection> control = agent->control;
+    {
+      const std::lock_guard lock(mutex_);
+      agent_ = std::move(*agent);
     }
-    control = wait_for_successor();
+    slot_.set(control);
+    if (transfer(*control))
+      return deliver();
   }
   throw Error("CONNECTION_LOST", "the agent is gone", {},
               "what arrived is kept in " + spool_->directory().string() + ": run the capture again");
+}
+
+json Leader::run(std::shared_ptr<Connection> control, ManifestMessage manifest) {
+  slot_.set(control);
+  try {
+    identity_ = manifest.identity();
+    spool_ = std::make_unique<Spool>(options_.directory, manifest);
+    rendezvous_ = std::make_unique<Rendezvous>(spool_->directory());
+    const std::jthread others([this](const std::stop_token& done) {
+      const std::stop_callback wake(done, [this] { rendezvous_->stop(); });
+      while (!done.stop_requested())
+        accept_others();
+    });
+    const std::jthread alive([this](const std::stop_token& done) { keep_alive(done); });
+    control->set_patience(control_patience);
+    return serve(Agent{std::move(control), std::move(manifest), {}});
+  } catch (const Error& error) {
+    tell(*slot_.get(), error);
+    throw;
+  }
 }
 
 /// The result of the very run that asks, when it ended while its connection was lost. Error FILE_EXISTS for another's.
@@ -440,9 +462,11 @@ std::string capture_report_name(const std::string& machine) {
 json receive_machine(UniqueFd in, UniqueFd out, const ReceiveOptions& options, EventSink& log, const StopToken& stop) {
   auto connection = std::make_shared<Connection>(std::move(in), std::move(out), stop);
   connection->set_patience(handshake_patience);
+  Leader leader(options, log, stop);
+  ManifestMessage manifest;
   try {
     std::string raw;
-    const HelloMessage hello = read_hello(*connection, &raw);
+    const HelloMessage hello = read_hello(*connection, raw);
     if (hello.protocol != p2v_protocol_version)
       throw Error("PROTOCOL_VERSION",
                   fmt::format("the other side speaks version {} of the protocol, this one {}", hello.protocol,
@@ -453,23 +477,18 @@ json receive_machine(UniqueFd in, UniqueFd out, const ReceiveOptions& options, E
     if (!hello.control)
       throw Error("CONNECTION_LOST", "no capture of " + hello.name + " is under way here");
     fs::create_directories(options.directory);
-    Leader leader(options, log, stop);
-    connection->send(FrameType::welcome, encode(WelcomeMessage{p2v_protocol_version, program_text, leader.token()}));
-    const auto frame = connection->receive();
-    if (!frame || frame->type != FrameType::manifest)
-      throw Error("PROTOCOL_ERROR", "a description of the machine was expected");
-    ManifestMessage manifest = decode_manifest(frame->payload);
+    manifest = exchange_manifest(*connection, leader.token());
     if (manifest.name != hello.name)
       throw Error("PROTOCOL_ERROR", "the machine changed its name between two messages");
     if (const auto result = earlier_result(options, manifest)) {
       connection->send(FrameType::result, result->dump());
       return *result;
     }
-    return leader.run(connection, std::move(manifest));
   } catch (const Error& error) {
     tell(*connection, error);
     throw;
   }
+  return leader.run(std::move(connection), std::move(manifest));
 }
 
 } // namespace kvmport

@@ -48,7 +48,7 @@ void unpack(const ChunkMessage& chunk, std::span<std::byte> out) {
 
 } // namespace
 
-// --- a disk ----------------------------------------------------------------------------------------------------------
+// --- a disk --------------------------------------------------------------------------------------------------------
 
 SpooledDisk::SpooledDisk(fs::path path, std::uint64_t size, const std::string& identity)
     : path_(std::move(path)), size_(size), zero_(zero_digest(std::min(size, p2v_chunk_size))),
@@ -119,7 +119,7 @@ std::vector<ChunkRun> SpooledDisk::have() const {
   return runs;
 }
 
-void SpooledDisk::store(const ChunkMessage& chunk, Bytes& scratch) {
+bool SpooledDisk::store(const ChunkMessage& chunk, Bytes& scratch) {
   if (chunk.index >= digests_.size())
     throw Error("PROTOCOL_ERROR", fmt::format("chunk {} is beyond the disk's end", chunk.index),
                 fmt::format("the disk has {} chunks", digests_.size()));
@@ -130,28 +130,34 @@ void SpooledDisk::store(const ChunkMessage& chunk, Bytes& scratch) {
   const std::span<std::byte> whole = std::span(scratch).first(length);
   const std::span<std::byte> plain = std::span(scratch).subspan(p2v_chunk_size, chunk.plain);
   unpack(chunk, plain);
+  if (chunk.patch)
+    writer_->read(begin, whole);
   std::size_t at = 0;
   for (const ChunkExtent& extent : chunk.extents) {
     std::memcpy(whole.data() + extent.offset, plain.data() + at, extent.length);
     at += extent.length;
   }
-  if (digest_of(whole) != chunk.digest)
+  const bool right = digest_of(whole) == chunk.digest;
+  if (!right && chunk.patch)
+    return false;
+  if (!right)
     throw Error("DIGEST_MISMATCH", fmt::format("chunk {} arrived damaged", chunk.index), "its digest is another",
                 "run it again; when it happens again, test the memory of both machines");
   std::uint64_t filled = 0;
   at = 0;
   for (const ChunkExtent& extent : chunk.extents) {
-    if (extent.offset > filled)
+    if (!chunk.patch && extent.offset > filled)
       writer_->zero({begin + filled, extent.offset - filled});
     writer_->write(begin + extent.offset, plain.subspan(at, extent.length));
     at += extent.length;
     filled = std::uint64_t{extent.offset} + extent.length;
   }
-  if (filled < length)
+  if (!chunk.patch && filled < length)
     writer_->zero({begin + filled, length - filled});
   const std::lock_guard lock(journal_mutex_);
   digests_[chunk.index] = chunk.digest;
   journal_.note(p2v_chunk_size, {{chunk.index, 1, chunk.digest}});
+  return true;
 }
 
 void SpooledDisk::settle() {
@@ -208,7 +214,7 @@ bool SpooledDisk::verify(EventSink& sink, const StopToken& stop) {
   return same;
 }
 
-// --- all disks -------------------------------------------------------------------------------------------------------
+// --- all disks -----------------------------------------------------------------------------------------------------
 
 Spool::Spool(const fs::path& directory, const ManifestMessage& manifest)
     : directory_(directory / directory_name(manifest.name)) {

@@ -27,10 +27,10 @@ class SpooledDisk {
 
   /// The chunks that aren't zeros, as runs. Not while chunks are stored.
   std::vector<ChunkRun> have() const;
-  /// Checks and writes one chunk and notes it in the journal. Safe from several threads for different chunks. `scratch`
-  /// belongs to the calling thread. Errors: PROTOCOL_ERROR for a chunk that the disk does not have, DIGEST_MISMATCH,
-  /// DISK_FULL.
-  void store(const ChunkMessage& chunk, Bytes& scratch);
+  /// Checks and writes one chunk and notes it in the journal. False, and nothing is written, for a patch that with what
+  /// is here does not give the chunk. Safe from several threads for different chunks. `scratch` belongs to the calling
+  /// thread. Errors: PROTOCOL_ERROR for a chunk that the disk does not have, DIGEST_MISMATCH, DISK_FULL.
+  bool store(const ChunkMessage& chunk, Bytes& scratch);
   /// Makes what was stored so far durable, and says so in the journal. Beside store(), on one thread.
   void settle();
   /// Reads all back; chunks that turn out to be something else are known as that afterwards. Not while chunks are

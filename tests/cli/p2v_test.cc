@@ -2,15 +2,14 @@
 // kvm-p2v capture against a real sshd, through a wire that is cut.
 #include "tests/cli/support.h"
 #include "tests/support/guests.h"
+#include "tests/support/sshd.h"
 #include "tests/support/tempdir.h"
 
-#include <arpa/inet.h>
 #include <atomic>
 #include <csignal>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <mutex>
-#include <netinet/in.h>
 #include <poll.h>
 #include <random>
 #include <sys/socket.h>
@@ -23,14 +22,6 @@ namespace kvmport::test {
 namespace {
 
 using testing::HasSubstr;
-
-sockaddr_in loopback(std::uint16_t port) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  return address;
-}
 
 UniqueFd listen_anywhere(std::uint16_t& port) {
   UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -106,35 +97,6 @@ class Wire {
 
 class CaptureCommand : public testing::Test {
  protected:
-  void SetUp() override {
-    const auto sshd = find_program("sshd");
-    ASSERT_TRUE(sshd) << "install openssh-server";
-    for (const char* name : {"host", "user"})
-      must_run({"ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", (dir / name).string()});
-    fs::copy_file(dir / "user.pub", dir / "authorized");
-    if (::geteuid() == 0)
-      fs::create_directories("/run/sshd");            // its chroot, where no service made it
-    { const UniqueFd probe = listen_anywhere(port); } // free now
-    write_file_durably(dir / "sshd_config",
-                       fmt::format("ListenAddress 127.0.0.1:{}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\n"
-                                   "UsePAM no\nPidFile none\nPermitRootLogin yes\nPasswordAuthentication no\n"
-                                   "MaxStartups 100\nLogLevel ERROR\n",
-                                   port, (dir / "host").string(), (dir / "authorized").string()));
-    server.emplace(std::vector<std::string>{*sshd, "-D", "-e", "-f", (dir / "sshd_config").string()},
-                   std::vector<std::pair<int, int>>{});
-    fingerprint = must_run({"ssh-keygen", "-lf", (dir / "host.pub").string()});
-    fingerprint = fingerprint.substr(fingerprint.find("SHA256:"));
-    fingerprint.resize(fingerprint.find(' '));
-    for (int i = 0; i < 100; i++) {
-      const UniqueFd fd(::socket(AF_INET, SOCK_STREAM, 0));
-      const sockaddr_in address = loopback(port);
-      if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0)
-        return;
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    }
-    FAIL() << "sshd does not start";
-  }
-
   std::vector<std::string> arguments(std::uint16_t to, const fs::path& disk,
                                      const std::vector<std::string>& more = {}) const {
     std::vector<std::string> all{"capture",
@@ -143,7 +105,7 @@ class CaptureCommand : public testing::Test {
                                  "--host-key",
                                  fingerprint,
                                  "--identity",
-                                 (dir / "user").string(),
+                                 server.identity().string(),
                                  "--disk",
                                  disk.string(),
                                  "--name",
@@ -159,9 +121,8 @@ class CaptureCommand : public testing::Test {
 
   TempDir temporary;
   fs::path dir = temporary.path();
-  std::uint16_t port = 0;
-  std::string fingerprint;
-  std::optional<Child> server;
+  const Sshd server{dir};
+  std::string fingerprint = server.fingerprint();
 };
 
 /// The used blocks are the source's, and every file is what it was.
@@ -175,7 +136,7 @@ TEST_F(CaptureCommand, GoesOverSsh) {
     small_system(tree);
     make_pattern_file(tree / "data", 9 << 20, 3);
   });
-  const ProcessResult captured = run("kvm-p2v", arguments(port, disk));
+  const ProcessResult captured = run("kvm-p2v", arguments(server.port(), disk));
   EXPECT_EQ(captured.exit_code, 3) << captured.err;
   expect_same_files(disk, result());
   const auto event = last_event(captured);
@@ -187,7 +148,7 @@ TEST_F(CaptureCommand, GoesOverSsh) {
 TEST_F(CaptureCommand, AnotherHostKeyIsRefused) {
   const fs::path disk = ext4_disk(dir, "disk.img", small_system);
   fingerprint = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-  const ProcessResult captured = run("kvm-p2v", arguments(port, disk));
+  const ProcessResult captured = run("kvm-p2v", arguments(server.port(), disk));
   EXPECT_EQ(captured.exit_code, 2);
   EXPECT_EQ(event_of(captured, "error")["code"], "HOST_KEY_MISMATCH") << captured.out << captured.err;
   EXPECT_FALSE(fs::exists(dir / "out"));
@@ -195,8 +156,8 @@ TEST_F(CaptureCommand, AnotherHostKeyIsRefused) {
 
 TEST_F(CaptureCommand, AKeyThatDoesNotFitIsSaid) {
   const fs::path disk = ext4_disk(dir, "disk.img", small_system);
-  write_file_durably(dir / "authorized", "");
-  const ProcessResult captured = run("kvm-p2v", arguments(port, disk));
+  write_file_durably(server.authorized_keys(), "");
+  const ProcessResult captured = run("kvm-p2v", arguments(server.port(), disk));
   EXPECT_EQ(captured.exit_code, 2);
   EXPECT_EQ(event_of(captured, "error")["code"], "CONNECTION_LOST");
   EXPECT_THAT(captured.out, HasSubstr("Permission denied"));
@@ -205,25 +166,25 @@ TEST_F(CaptureCommand, AKeyThatDoesNotFitIsSaid) {
 TEST_F(CaptureCommand, AForcedCommandDecidesWhereItGoes) {
   const fs::path disk = ext4_disk(dir, "disk.img", small_system);
   const fs::path only = dir / "only";
-  write_file_durably(dir / "authorized",
+  write_file_durably(server.authorized_keys(),
                      fmt::format("restrict,command=\"{} receive --only {}\" {}", command("kvm-p2v").string(),
                                  only.string(), read_file(dir / "user.pub")));
-  const ProcessResult captured = run("kvm-p2v", arguments(port, disk));
+  const ProcessResult captured = run("kvm-p2v", arguments(server.port(), disk));
   EXPECT_EQ(captured.exit_code, 3) << captured.out << captured.err;
   EXPECT_FALSE(fs::exists(dir / "out"));
   expect_same_files(disk, only / "m-sda.img");
 }
 
-/// Processes of the server's side, the receivers.
-void kill_one_receiver(const fs::path& dir) {
+/// Kills a process of the server's side, a receiver; false when there is none.
+bool kill_a_receiver(const fs::path& dir) {
   const ProcessResult found =
       run_process({"pgrep", "-f", "receive -- " + (dir / "out").string()}, std::chrono::seconds(10));
   std::istringstream pids(found.out);
-  if (pid_t pid = 0; pids >> pid)
-    ::kill(pid, SIGKILL);
+  pid_t pid = 0;
+  return pids >> pid && ::kill(pid, SIGKILL) == 0;
 }
 
-/// Issue after issue of a bad day: ten cuts, the agent killed once, a receiver killed once.
+/// A bad day: ten cuts, the agent killed once, a receiver killed once.
 TEST_F(CaptureCommand, TenCutsAndTwoKillsLoseNothing) {
   const fs::path disk = dir / "disk.img";
   fs::create_directory(dir / "tree");
@@ -231,7 +192,7 @@ TEST_F(CaptureCommand, TenCutsAndTwoKillsLoseNothing) {
   must_run({"mke2fs", "-q", "-F", "-t", "ext4", "-d", (dir / "tree").string(), disk.string(), "128M"});
   constexpr unsigned cuts = 10, kills = 2, streams = 2;
   constexpr std::uint64_t chunk = 2U << 20;
-  Wire wire(port);
+  Wire wire(server.port());
   const std::vector<std::string> argv = [&] {
     auto all =
         arguments(wire.port(), disk, {"--streams", std::to_string(streams), "--no-compress", "--bandwidth", "8M"});
@@ -259,7 +220,7 @@ TEST_F(CaptureCommand, TenCutsAndTwoKillsLoseNothing) {
       agent->wait(std::chrono::seconds(10));
       start();
     } else if (i == 8) {
-      kill_one_receiver(dir);
+      EXPECT_TRUE(kill_a_receiver(dir));
     } else {
       wire.cut();
     }

@@ -5,6 +5,7 @@
 #include "base/process.h"
 #include "libconvert/copy/copy.h"
 #include "tests/copy/fixtures.h"
+#include "tests/support/mounted.h"
 #include "tests/support/tempdir.h"
 
 #include <fstream>
@@ -89,34 +90,6 @@ inline std::string notes_of(const FreeMap& map) {
     text += note + "\n";
   return text;
 }
-
-/// A filesystem mounted by the kernel over a loop device.
-class Mounted {
- public:
-  Mounted(const fs::path& disk, fs::path where, const std::string& options = "loop") : where_(std::move(where)) {
-    fs::create_directories(where_);
-    const ProcessResult result =
-        run_process({"mount", "-o", options, disk.string(), where_.string()}, std::chrono::seconds(60));
-    mounted_ = result.exit_code == 0;
-    why_ = result.err;
-  }
-  Mounted(const Mounted&) = delete;
-  Mounted& operator=(const Mounted&) = delete;
-  ~Mounted() { unmount(); }
-  void unmount() {
-    if (mounted_)
-      run_process({"umount", where_.string()}, std::chrono::seconds(60));
-    mounted_ = false;
-  }
-  explicit operator bool() const { return mounted_; }
-  const fs::path& path() const { return where_; }
-  const std::string& why() const { return why_; }
-
- private:
-  fs::path where_;
-  bool mounted_ = false;
-  std::string why_;
-};
 
 /// Doubtful filesystems: each one edit away from a good one.
 struct Doubtful {

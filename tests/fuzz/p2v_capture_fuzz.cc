@@ -3,11 +3,9 @@
 // agent ends, with an error or with a result.
 #include "libconvert/p2v/capture_session.h"
 #include "tests/fuzz/input.h"
+#include "tests/fuzz/p2v_frames.h"
 
 #include <csignal>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 namespace {
 
@@ -25,14 +23,6 @@ class SmallDisk final : public Image {
   }
 };
 
-void add_frame(Bytes& stream, FrameType type, ByteSpan payload) {
-  Bytes header(8);
-  store_le<std::uint32_t>(header, 0, static_cast<std::uint32_t>(payload.size()));
-  store_le<std::uint16_t>(header, 4, static_cast<std::uint16_t>(type));
-  stream.insert(stream.end(), header.begin(), header.end());
-  stream.insert(stream.end(), payload.begin(), payload.end());
-}
-
 /// What one connection says: a welcome, unless the input wants none, then what the input has.
 Bytes speech(fuzz::Input& in) {
   Bytes stream;
@@ -41,13 +31,13 @@ Bytes speech(fuzz::Input& in) {
     const ByteSpan raw = in.take(in.number(2));
     return {raw.begin(), raw.end()};
   }
-  add_frame(stream, FrameType::welcome, as_bytes(encode(WelcomeMessage{p2v_protocol_version, "x", "t"})));
+  fuzz::add_frame(stream, FrameType::welcome, as_bytes(encode(WelcomeMessage{p2v_protocol_version, "x", "t"})));
   for (auto frames = in.number(1) % 16; frames != 0 && !in.empty(); frames--) {
     const auto type = static_cast<FrameType>(in.number(1));
     if (type == FrameType::ack && kind == 1)
-      add_frame(stream, type, encode(AckMessage{0, in.number(1)}));
+      fuzz::add_frame(stream, type, encode(AckMessage{0, in.number(1)}));
     else
-      add_frame(stream, type, in.take(in.number(2)));
+      fuzz::add_frame(stream, type, in.take(in.number(2)));
   }
   return stream;
 }
@@ -73,12 +63,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   NullSink sink;
   const StopToken stop;
   CaptureSession session(options, manifest, plans, disks, limit, sink, stop);
-  const OpenLink open = [&] {
-    UniqueFd speaker(::memfd_create("speech", MFD_CLOEXEC));
-    write_exact(speaker.get(), 0, speech(in), "speech");
-    return std::make_unique<LinkConnection>(std::move(speaker), UniqueFd(::open("/dev/null", O_WRONLY | O_CLOEXEC)),
-                                            stop);
-  };
+  const OpenLink open = [&] { return std::make_unique<LinkConnection>(speaker(speech(in)), nobody(), stop); };
   try {
     if (!session.connect(open)) {
       session.send(false);

@@ -1,16 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // A hostile agent: any bytes, or any frames after a proper beginning, or any chunks for a disk. Whatever it says, the
 // receiver ends, and writes nothing but the spool of the one machine in its directory.
-#include "base/file.h"
-#include "libconvert/p2v/connection.h"
 #include "libconvert/p2v/receive.h"
 #include "libconvert/p2v/spool.h"
 #include "tests/fuzz/input.h"
+#include "tests/fuzz/p2v_frames.h"
 
 #include <csignal>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 namespace fs = std::filesystem;
 
@@ -27,20 +23,6 @@ ManifestMessage small_manifest() {
   return m;
 }
 
-void add_frame(Bytes& stream, FrameType type, ByteSpan payload) {
-  Bytes header(8);
-  store_le<std::uint32_t>(header, 0, static_cast<std::uint32_t>(payload.size()));
-  store_le<std::uint16_t>(header, 4, static_cast<std::uint16_t>(type));
-  stream.insert(stream.end(), header.begin(), header.end());
-  stream.insert(stream.end(), payload.begin(), payload.end());
-}
-
-UniqueFd file_of(ByteSpan bytes) {
-  UniqueFd fd(::memfd_create("in", MFD_CLOEXEC));
-  write_exact(fd.get(), 0, bytes, "in");
-  return fd;
-}
-
 void receive(const fs::path& directory, ByteSpan stream) {
   NullSink sink;
   const StopToken stop;
@@ -50,7 +32,7 @@ void receive(const fs::path& directory, ByteSpan stream) {
   options.deliver = [](const CapturedMachine&, EventSink&, const StopToken&) {
     return nlohmann::json{{"proven", false}};
   };
-  receive_machine(file_of(stream), UniqueFd(::open("/dev/null", O_WRONLY | O_CLOEXEC)), options, sink, stop);
+  receive_machine(fuzz::speaker(stream), fuzz::nobody(), options, sink, stop);
 }
 
 /// Chunks as they come off the wire, some of them made to fit their digest.

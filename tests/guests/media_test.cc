@@ -5,6 +5,7 @@
 #include "base/process.h"
 #include "libconvert/p2v/enrol.h"
 #include "tests/support/guests.h"
+#include "tests/support/sshd.h"
 #include "tests/support/tempdir.h"
 
 #include <fmt/format.h>
@@ -143,40 +144,28 @@ TEST_F(Media, SameInputGivesTheSameInitramfs) {
 /// A real sshd of this host, which lets nobody in but whom `kvm-p2v accept` does.
 class Server {
  public:
-  explicit Server(const fs::path& dir) : authorized_(dir / "authorized"), out_(dir / "out") {
-    must_run({"ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", dir / "host"});
-    fs::create_directories("/run/sshd");
+  explicit Server(const fs::path& dir) : sshd_(dir), out_(dir / "out") {
     fs::create_directories(out_);
-    // Free a moment ago.
-    ssh_port_ = EnrolListener("127.0.0.1", 0).port();
-    enrol_port_ = EnrolListener("127.0.0.1", 0).port();
-    write_file_durably(
-        dir / "sshd_config",
-        fmt::format("ListenAddress 127.0.0.1:{}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n"
-                    "PidFile none\nPermitRootLogin yes\nPasswordAuthentication no\nMaxStartups 100\n",
-                    ssh_port_, (dir / "host").string(), authorized_.string()));
-    sshd_.emplace(std::vector<std::string>{find_program("sshd").value(), "-D", "-e", "-f", dir / "sshd_config"},
-                  std::vector<std::pair<int, int>>{});
-    fingerprint_ = key_fingerprint_of(read_file(dir / "host.pub"));
+    write_file_durably(sshd_.authorized_keys(), "");
+    enrol_port_ = EnrolListener("127.0.0.1", 0).port(); // free a moment ago
   }
   std::string kernel_arguments() const {
-    return fmt::format("p2v.server=ssh://root@10.0.2.2:{}{} p2v.enrol={}", ssh_port_, fs::canonical(out_).string(),
+    return fmt::format("p2v.server=ssh://root@10.0.2.2:{}{} p2v.enrol={}", sshd_.port(), fs::canonical(out_).string(),
                        enrol_port_);
   }
   /// What the operator does with the code that the medium shows.
   ProcessResult accept(const std::string& code) const {
     return run_process({command("kvm-p2v"), "accept", "--dir", out_, "--listen",
-                        fmt::format("127.0.0.1:{}", enrol_port_), "--host-key", fingerprint_, "--authorized-keys",
-                        authorized_, "--code", code},
+                        fmt::format("127.0.0.1:{}", enrol_port_), "--host-key", sshd_.fingerprint(),
+                        "--authorized-keys", sshd_.authorized_keys(), "--code", code},
                        std::chrono::minutes(5));
   }
   const fs::path& out() const { return out_; }
 
  private:
-  fs::path authorized_, out_;
-  std::uint16_t ssh_port_ = 0, enrol_port_ = 0;
-  std::string fingerprint_;
-  std::optional<Child> sshd_;
+  Sshd sshd_;
+  fs::path out_;
+  std::uint16_t enrol_port_ = 0;
 };
 
 /// Waits until the serial port has said this, and returns what follows on the line.
@@ -193,7 +182,6 @@ std::string wait_for(const fs::path& serial, const std::string& words, std::chro
 
 TEST_F(Media, PhysicalMachineBecomesAProvenGuest) {
   KVMPORT_ONLY_SLOW();
-  ASSERT_TRUE(find_program("sshd")) << "install openssh-server";
   const fs::path source = make_guest("mini") / "sda.raw", serial = dir_.path() / "serial";
   const std::string before = sha256_of(source);
   const Server server(dir_.path());

@@ -90,7 +90,7 @@ TEST(DirectDisk, TakesADiskForItselfAlone) {
     EXPECT_THROW(DirectDisk(loop.path(), options), Error);
     EXPECT_NO_THROW(DirectDisk(loop.path()));
   }
-  const MountedDisk mounted(loop.path(), dir.path() / "mnt");
+  const Mounted mounted(loop.path(), dir.path() / "mnt", "rw");
   ASSERT_TRUE(mounted) << mounted.why();
   try {
     const DirectDisk disk(loop.path(), options);

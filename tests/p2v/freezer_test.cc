@@ -62,9 +62,9 @@ class FreezerTest : public testing::TestWithParam<const char*> {
       if (!*loops_.back())
         GTEST_SKIP() << "no loop devices here: " << loops_.back()->why();
     }
-    outer_ = std::make_unique<MountedDisk>(loops_[0]->path(), dir_.path() / "mnt");
+    outer_ = std::make_unique<Mounted>(loops_[0]->path(), dir_.path() / "mnt", "rw");
     ASSERT_TRUE(*outer_) << outer_->why();
-    inner_ = std::make_unique<MountedDisk>(loops_[1]->path(), dir_.path() / "mnt" / "in");
+    inner_ = std::make_unique<Mounted>(loops_[1]->path(), dir_.path() / "mnt" / "in", "rw");
     ASSERT_TRUE(*inner_) << inner_->why();
     disks_ = {loops_[0]->device(), loops_[1]->device()};
   }
@@ -77,7 +77,7 @@ class FreezerTest : public testing::TestWithParam<const char*> {
 
   const TempDir dir_;
   std::vector<std::unique_ptr<LoopDisk>> loops_;
-  std::unique_ptr<MountedDisk> outer_, inner_;
+  std::unique_ptr<Mounted> outer_, inner_;
   std::vector<dev_t> disks_;
 };
 

@@ -166,7 +166,7 @@ class LiveCommandInGuest : public LiveGuestBase {
     const auto moment =
         frozen_at(result, std::chrono::nanoseconds(std::stoll(said.substr(said.find("\noffset ") + 8))));
     for (const auto& [part, offset] : {std::pair("root", 17 * mib), std::pair("data", 305 * mib)}) {
-      const MountedDisk there(image, dir_.path() / "there", "loop,offset=" + std::to_string(offset));
+      const Mounted there(image, dir_.path() / "there", "loop,offset=" + std::to_string(offset));
       ASSERT_TRUE(there) << there.why();
       const LiveLog log = LiveLog::parse(said, part);
       const auto verdict = log.compare(there.path() / (std::string(part) == "root" ? "work" : "."), moment);
@@ -196,7 +196,7 @@ TEST_F(LiveCommandInGuest, CapturesItsOwnRoot) {
       boot(commands.str(), {"-netdev", "user,id=net,restrict=off", "-device", "virtio-net-pci,netdev=net,romfile="});
   EXPECT_EQ(said.find("FAILED"), std::string::npos) << said;
   expect_captured(dir_.path() / "out/far-sda.img", "far", said);
-  const MountedDisk mounted(file("vdb.raw"), dir_.path() / "vdb", "loop,ro");
+  const Mounted mounted(file("vdb.raw"), dir_.path() / "vdb", "loop,ro");
   ASSERT_TRUE(mounted) << mounted.why();
   expect_captured(mounted.path() / "out/near-sda.img", "near", said);
 }
@@ -230,7 +230,7 @@ class LiveCommand : public testing::Test {
     loop_.emplace(file("disk"));
     if (!*loop_)
       GTEST_SKIP() << "no loop devices here: " << loop_->why();
-    mounted_.emplace(loop_->path(), file("mnt"));
+    mounted_.emplace(loop_->path(), file("mnt"), "rw");
     ASSERT_TRUE(*mounted_) << mounted_->why();
   }
   fs::path file(const std::string& name) const { return dir_.path() / name; }
@@ -247,7 +247,7 @@ class LiveCommand : public testing::Test {
 
   const TempDir dir_;
   std::optional<LoopDisk> loop_;
-  std::optional<MountedDisk> mounted_;
+  std::optional<Mounted> mounted_;
 };
 
 TEST_F(LiveCommand, NotOntoItsOwnDisk) {
@@ -260,7 +260,7 @@ TEST_F(LiveCommand, NotOntoItsOwnDisk) {
   must_run({"truncate", "-s", "16M", (file("mnt") / "inner").string()});
   must_run({"mkfs.ext4", "-q", "-F", (file("mnt") / "inner").string()});
   const LoopDisk inner(file("mnt") / "inner");
-  const MountedDisk there(inner.path(), file("there"));
+  const Mounted there(inner.path(), file("there"), "rw");
   ASSERT_TRUE(there) << there.why();
   expect_refused(there.path() / "a");
 }
@@ -277,7 +277,7 @@ TEST_F(LiveCommand, WhatWasSyncedArrives) {
   std::cout << story_of(result.out, outcome);
   EXPECT_GE(outcome["passes"], 2);
   mounted_.reset(); // two of one UUID can't be mounted
-  const MountedDisk there(file("out") / "live-sda.img", file("there"), "loop");
+  const Mounted there(file("out") / "live-sda.img", file("there"), "loop");
   ASSERT_TRUE(there) << there.why();
   const auto verdict = writer.log().compare(there.path(), frozen_at(outcome, offset));
   EXPECT_EQ(verdict.wrong, std::vector<std::string>());

@@ -37,7 +37,7 @@ void expect_all_tracked(const std::string& what, const std::vector<std::string>&
     tracked.push_back({device_of(path), images.back()->size()});
   }
   must_run({"mkfs.ext4", "-q", "-F", device.string()});
-  const MountedDisk mounted(device, "/mnt", "discard");
+  const Mounted mounted(device, "/mnt", "discard");
   ASSERT_TRUE(mounted) << mounted.why();
   constexpr std::uint64_t piece = 4096;
   ChangeTracker tracker(tracked, {.granularity = piece});
@@ -112,7 +112,7 @@ TEST(LiveInGuest, LogicalVolumesAreMapped) {
   must_run({"mkfs.xfs", "-q", "/dev/mapper/my--vg-da--ta"});
   must_run({"mkswap", "/dev/mapper/my--vg-swap"});
   must_run({"swapon", "/dev/mapper/my--vg-swap"});
-  const MountedDisk mounted("/dev/mapper/my--vg-da--ta", "/mnt");
+  const Mounted mounted("/dev/mapper/my--vg-da--ta", "/mnt", "rw");
   ASSERT_TRUE(mounted) << mounted.why();
   make_pattern_file("/mnt/file", 5 * mib, 1);
   const std::vector<dev_t> disks{device_of("/dev/vdg")};

@@ -68,7 +68,7 @@ class LivePassesBase : public testing::TestWithParam<const char*> {
     loop_.emplace(disk());
     if (!*loop_)
       GTEST_SKIP() << "no loop devices here: " << loop_->why();
-    mounted_.emplace(loop_->path(), dir_.path() / "mnt");
+    mounted_.emplace(loop_->path(), dir_.path() / "mnt", "rw");
     ASSERT_TRUE(*mounted_) << mounted_->why();
   }
   void TearDown() override {
@@ -103,7 +103,7 @@ class LivePassesBase : public testing::TestWithParam<const char*> {
               << notes;
     mounted_.reset(); // two of one UUID can't be mounted
     loop_.reset();
-    const MountedDisk there(copy(), dir_.path() / "result", "loop");
+    const Mounted there(copy(), dir_.path() / "result", "loop");
     ASSERT_TRUE(there) << there.why();
     const LiveLog::Verdict verdict = writer.log().compare(there.path(), result.frozen_at);
     EXPECT_EQ(verdict.wrong, std::vector<std::string>());
@@ -113,13 +113,13 @@ class LivePassesBase : public testing::TestWithParam<const char*> {
 
   /// Without the later passes something is missing: else nothing was tested.
   void expect_incomplete(const LiveResult& result, const LiveWriter& writer) const {
-    const MountedDisk there(dir_.path() / "incomplete", dir_.path() / "result2", "loop");
+    const Mounted there(dir_.path() / "incomplete", dir_.path() / "result2", "loop");
     EXPECT_TRUE(!there || !writer.log().compare(there.path(), result.frozen_at).wrong.empty());
   }
 
   const TempDir dir_;
   std::optional<LoopDisk> loop_;
-  std::optional<MountedDisk> mounted_;
+  std::optional<Mounted> mounted_;
 };
 
 class LivePassesTest : public LivePassesBase {};

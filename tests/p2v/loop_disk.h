@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block device of this host over a file, with a filesystem that is mounted; both vanish with their object.
+// A block device of this host over a file; it vanishes with its object.
 #pragma once
 
 #include "base/process.h"
+#include "tests/support/mounted.h"
 #include "tests/support/tempdir.h"
 
 #include <filesystem>
@@ -42,32 +43,6 @@ class LoopDisk {
 
  private:
   fs::path path_;
-  std::string why_;
-};
-
-/// A block device mounted somewhere.
-class MountedDisk {
- public:
-  MountedDisk(const fs::path& disk, fs::path where, const std::string& options = "rw") : where_(std::move(where)) {
-    fs::create_directories(where_);
-    const ProcessResult result =
-        run_process({"mount", "-o", options, disk.string(), where_.string()}, std::chrono::seconds(60));
-    mounted_ = result.exit_code == 0;
-    why_ = result.err;
-  }
-  MountedDisk(const MountedDisk&) = delete;
-  MountedDisk& operator=(const MountedDisk&) = delete;
-  ~MountedDisk() {
-    if (mounted_)
-      run_process({"umount", where_.string()}, std::chrono::seconds(60));
-  }
-  explicit operator bool() const { return mounted_; }
-  const fs::path& path() const { return where_; }
-  const std::string& why() const { return why_; }
-
- private:
-  fs::path where_;
-  bool mounted_ = false;
   std::string why_;
 };
 

@@ -190,6 +190,33 @@ TEST_F(Transfer, WhatChangedMeanwhileIsSentAgain) {
   expect_same();
 }
 
+/// A pass of a live capture sends what it was told of, and the whole chunk where more was written by the time of
+/// reading.
+TEST_F(Transfer, OnlyWhatWasWrittenTravels) {
+  options.compress = false;
+  const std::uint64_t piece = 65536;
+  {
+    CaptureSession session(options, manifest, plans, disks, limit, sink, stop);
+    ASSERT_FALSE(session.connect([this] { return connect(); }));
+    session.send(false);
+    CaptureStats first, all;
+    session.add_to(first);
+    const UniqueFd fd = open_existing(dir / "a");
+    write_exact(fd.get(), piece + 5, as_bytes("told"), "a");
+    write_exact(fd.get(), 7 * chunk, as_bytes("told"), "a");     // the short chunk at the end
+    write_exact(fd.get(), 2 * chunk + 5, as_bytes("told"), "a"); // held nothing
+    write_exact(fd.get(), 3 * chunk + 5, as_bytes("told"), "a");
+    write_exact(fd.get(), 4 * chunk - 5, as_bytes("late"), "a");
+    plans[0]->use({{piece, piece}, {2 * chunk, piece}, {3 * chunk, piece}, {7 * chunk, 1536}});
+    session.send(true);
+    session.add_to(all);
+    EXPECT_EQ(all.payload - first.payload, 3 * piece + 1536 + chunk);
+    EXPECT_FALSE(session.finish(1).is_null());
+  }
+  receivers.clear();
+  expect_same();
+}
+
 /// What lies in the spool is not what its journal says: found by reading back, and sent again.
 TEST_F(Transfer, DamageAtRestIsFoundAndMended) {
   std::size_t connections = 0;
@@ -210,6 +237,20 @@ TEST_F(Transfer, AnotherMachineIsRefusedTheName) {
   manifest.machine.disks[0].serial = "";
   EXPECT_EQ(session([this] { return connect(); }), "");
   expect_same();
+}
+
+/// The old agent's machine was pulled off the wire: its connection says nothing any more, and nobody has noticed.
+TEST_F(Transfer, ANewAgentTakesTheOldOnesPlace) {
+  const auto old = connect();
+  old->connection().send(FrameType::hello, encode(HelloMessage{p2v_protocol_version, "old", "m", true, {}}));
+  ASSERT_EQ(old->connection().receive().value().type, FrameType::welcome);
+  old->connection().send(FrameType::manifest, encode(manifest));
+  ASSERT_EQ(old->connection().receive().value().type, FrameType::ready);
+  manifest.run = "of the new agent";
+  EXPECT_EQ(session([this] { return connect(); }), "");
+  expect_same();
+  ASSERT_EQ(results.size(), 1U);
+  EXPECT_EQ(results[0]["run"], manifest.run);
 }
 
 TEST_F(Transfer, AResultIsToldAgainToItsRunOnly) {
@@ -261,11 +302,12 @@ TEST_P(Lies, AreRefused) {
     UniqueFd ours_out(::dup(ours.get()));
     LinkConnection link(std::move(ours), std::move(ours_out), stop);
     link.connection().send(GetParam().type, GetParam().payload);
-    if (GetParam().type != FrameType::hello) {
-      // refused at once
-    } else if (const auto answer = link.connection().receive(); answer && answer->type == FrameType::error) {
+    const auto answer = link.connection().receive();
+    ASSERT_TRUE(answer);
+    if (answer->type == FrameType::error)
       EXPECT_EQ(decode_error(answer->payload).code(), GetParam().code);
-    }
+    else // it goes without a word after its greeting
+      EXPECT_EQ(answer->type, FrameType::welcome);
   }
   receiver.join();
   EXPECT_EQ(code, GetParam().code);
@@ -319,6 +361,32 @@ TEST_F(Transfer, SpoolRefusesWrongChunks) {
   m.digest = digest_of(data);
   EXPECT_EQ(code_of(), "");
   EXPECT_EQ(disk.have().size(), 1U);
+}
+
+/// A patch is taken only when it gives the chunk with what is there.
+TEST_F(Transfer, SpoolTakesPatchesThatFit) {
+  SpooledDisk disk(dir / "spooled", 2 * chunk, "id");
+  Bytes scratch, content(chunk, std::byte{1});
+  ChunkMessage m;
+  m.extents = {{0, chunk}};
+  m.plain = chunk;
+  m.data = content;
+  m.digest = digest_of(content);
+  ASSERT_TRUE(disk.store(m, scratch));
+  std::fill_n(content.begin() + 4096, 512, std::byte{2});
+  m.patch = true;
+  m.extents = {{4096, 512}};
+  m.plain = 512;
+  m.data = ByteSpan(content).subspan(4096, 512);
+  EXPECT_FALSE(disk.store(m, scratch)); // its digest is the old content's
+  m.digest = digest_of(content);
+  m.index = 1; // where the rest is something else
+  EXPECT_FALSE(disk.store(m, scratch));
+  m.index = 0;
+  EXPECT_TRUE(disk.store(m, scratch));
+  EXPECT_EQ(read_file(dir / "spooled", 4 * chunk), std::string(as_text(content)) + std::string(chunk, '\0'));
+  ASSERT_EQ(disk.have().size(), 1U);
+  EXPECT_EQ(disk.have()[0].digest, m.digest);
 }
 
 } // namespace

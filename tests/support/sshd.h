@@ -6,10 +6,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <netinet/in.h>
 #include <optional>
 #include <string>
 
 namespace kvmport::test {
+
+/// 127.0.0.1 and a port.
+sockaddr_in loopback(std::uint16_t port);
 
 class Sshd {
  public:
