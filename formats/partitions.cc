@@ -169,6 +169,12 @@ class MbrReader {
   std::uint32_t disk_id_ = 0;
 };
 
+constexpr std::size_t boot_code_size = 440;
+
+bool has_mbr(const Image& disk) {
+  return disk.size() >= 512 && load_le<std::uint16_t>(read_at(disk, 510, 2), 0) == 0xaa55;
+}
+
 } // namespace
 
 DiskPartitions read_partitions(const Image& disk, std::uint32_t sector) {
@@ -200,13 +206,18 @@ DiskPartitions read_partitions(const Image& disk, std::uint32_t sector) {
   return table;
 }
 
+bool is_efi_system_type(std::string_view type) {
+  return type == "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" || type == "0xef";
+}
+
+bool has_boot_code(const Image& disk) {
+  return has_mbr(disk) && !is_zero(read_at(disk, 0, boot_code_size));
+}
+
 bool made_for_uefi(const Image& disk) {
-  constexpr std::size_t boot_code_size = 440;
-  if (disk.size() < 512)
+  if (!has_mbr(disk) || has_boot_code(disk))
     return false;
   const Bytes mbr = read_at(disk, 0, 512);
-  if (load_le<std::uint16_t>(mbr, 510) != 0xaa55 || !is_zero(ByteSpan(mbr).first(boot_code_size)))
-    return false;
   for (unsigned i = 0; i < 4; i++)
     if (const std::uint8_t type = mbr_entry(mbr, i).type; type == 0xee || type == 0xef)
       return true;

@@ -7,6 +7,7 @@
 #include "formats/image.h"
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace kvmport {
@@ -27,6 +28,12 @@ struct DiskPartitions {
 /// Reads the table. A disk without one, or with a damaged one, gives an empty kind (and a note). Partitions that lie
 /// outside of the disk, are empty or are extended containers are left out. Errors only when the image can't be read.
 DiskPartitions read_partitions(const Image& disk, std::uint32_t logical_sector = 512);
+
+/// Whether DiskPartition::type is that of EFI system partitions.
+bool is_efi_system_type(std::string_view type);
+
+/// Whether BIOS firmware finds something to start: an MBR with code in it (of any kind).
+bool has_boot_code(const Image& disk);
 
 /// Whether a disk was made for UEFI firmware: it has a protective MBR (UEFI specification 2.10, 5.2.3) or an EFI system
 /// partition in its MBR (type 0xEF), and no boot code. Only the first 512 bytes are read, whatever the sectors' size.

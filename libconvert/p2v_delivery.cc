@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libconvert/p2v_delivery.h"
 
+#include "formats/partitions.h"
 #include "libconvert/publish.h"
 #include "libconvert/target/target.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace fs = std::filesystem;
@@ -12,8 +14,39 @@ using nlohmann::json;
 namespace kvmport {
 namespace {
 
+/// Firmware that finds something to start on the disk.
+struct Startable {
+  bool bios = false, uefi = false;
+};
+
+Startable startable(const MachineDisk& disk) {
+  OpenOptions raw;
+  raw.format = "raw";
+  const auto image = open_image(disk.path, raw);
+  const auto partitions = read_partitions(*image, disk.logical_sector).partitions;
+  return {has_boot_code(*image),
+          std::any_of(partitions.begin(), partitions.end(), [](const auto& p) { return is_efi_system_type(p.type); })};
+}
+
+/// The medium is started by what the machine's firmware prefers, the system on its disks perhaps by the other way.
+void fit_firmware(Machine& machine, EventSink& sink) {
+  Startable all;
+  for (const MachineDisk& disk : machine.disks) {
+    const Startable one = startable(disk);
+    all = {all.bios || one.bios, all.uefi || one.uefi};
+  }
+  const bool uefi = machine.firmware == MachineFirmware::uefi;
+  if (uefi ? all.uefi || !all.bios : all.bios || !all.uefi)
+    return;
+  machine.firmware = uefi ? MachineFirmware::bios : MachineFirmware::uefi;
+  machine.secure_boot = false;
+  sink.message(EventSink::Level::info, "FIRMWARE_CHANGED",
+               uefi ? "the machine was captured under UEFI, but its disks start by BIOS alone: so does the result"
+                    : "the machine was captured under BIOS, but its disks start by UEFI alone: so does the result");
+}
+
 /// The machine with its disks where they are now.
-Machine spooled_machine(const CapturedMachine& captured) {
+Machine spooled_machine(const CapturedMachine& captured, EventSink& sink) {
   Machine machine = captured.manifest.machine;
   machine.name = captured.manifest.name;
   for (std::size_t i = 0; i < machine.disks.size(); i++) {
@@ -21,6 +54,7 @@ Machine spooled_machine(const CapturedMachine& captured) {
     machine.disks[i].format = "raw";
     machine.disks[i].capacity = captured.manifest.disks[i].size;
   }
+  fit_firmware(machine, sink);
   return machine;
 }
 
@@ -50,7 +84,7 @@ json describe_disks(const CapturedMachine& captured) {
 json convert(const CapturedMachine& captured, const DeliveryOptions& options, EventSink& sink, const StopToken& stop) {
   const CaptureWishes& wishes = captured.manifest.wishes;
   ConvertOptions convert;
-  convert.machine = spooled_machine(captured);
+  convert.machine = spooled_machine(captured, sink);
   convert.name = captured.manifest.name;
   convert.output_directory = captured.directory;
   convert.format = wishes.format;
@@ -72,10 +106,10 @@ json convert(const CapturedMachine& captured, const DeliveryOptions& options, Ev
 }
 
 /// The disks get names of results; the guest in them is as it was, so they hang on hardware that it knows.
-json keep(const CapturedMachine& captured) {
+json keep(const CapturedMachine& captured, EventSink& sink) {
   const std::string& name = captured.manifest.name;
   TargetMachine target;
-  target.source = spooled_machine(captured);
+  target.source = spooled_machine(captured, sink);
   target.uefi = target.source.firmware == MachineFirmware::uefi;
   target.secure_boot = target.source.secure_boot;
   target.virtio_disk = target.virtio_net = false;
@@ -100,7 +134,7 @@ json keep(const CapturedMachine& captured) {
 
 Deliver make_delivery(const DeliveryOptions& options) {
   return [options](const CapturedMachine& captured, EventSink& sink, const StopToken& stop) {
-    json result = captured.manifest.wishes.convert ? convert(captured, options, sink, stop) : keep(captured);
+    json result = captured.manifest.wishes.convert ? convert(captured, options, sink, stop) : keep(captured, sink);
     result["name"] = captured.manifest.name;
     result["disks"] = describe_disks(captured);
     return result;

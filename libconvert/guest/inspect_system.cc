@@ -2,6 +2,7 @@
 #include "libconvert/guest/inspect_system.h"
 
 #include "base/bytes.h"
+#include "formats/partitions.h"
 #include "libconvert/guest/filesystem_paths.h"
 #include "libconvert/guest/linux/device_names.h"
 #include "libconvert/guest/linux/text.h"
@@ -147,8 +148,7 @@ std::string mount_options(const FstabEntry& entry) {
 }
 
 bool is_esp(const BlockDevice& device) {
-  return device.partition > 0 &&
-         (device.part_type == "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" || device.part_type == "0xef");
+  return device.partition > 0 && is_efi_system_type(device.part_type);
 }
 bool is_extended_boot(const BlockDevice& device) {
   return device.partition > 0 && device.part_type == "bc13c2ff-59e6-4262-a352-b275fd6f7172";

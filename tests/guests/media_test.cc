@@ -23,10 +23,10 @@ using testing::HasSubstr;
 
 class Media : public testing::Test {
  protected:
-  void build(const std::vector<std::string>& more) {
-    // A busy host emulates the timer too late for the kernel's check of it.
-    std::vector<std::string> argv{command("kvm-p2v"), "media", "--json", "--kernel-args",
-                                  "p2v.inventory no_timer_check"};
+  // A busy host emulates the timer too late for the kernel's check of it.
+  void build(const std::vector<std::string>& more,
+             const std::string& kernel_arguments = "p2v.inventory no_timer_check") {
+    std::vector<std::string> argv{command("kvm-p2v"), "media", "--json", "--kernel-args", kernel_arguments};
     argv.insert(argv.end(), more.begin(), more.end());
     const ProcessResult r = run_process(argv, std::chrono::minutes(20));
     ASSERT_EQ(r.exit_code, 0) << r.out << r.err;
@@ -180,45 +180,77 @@ std::string wait_for(const fs::path& serial, const std::string& words, std::chro
   return {};
 }
 
-TEST_F(Media, PhysicalMachineBecomesAProvenGuest) {
+/// A way to bring the medium to a machine, and the guest on its disk.
+struct Road {
+  const char* name;
+  const char* guest;
+  enum class Start { kernel, cd, cd_uefi, pxe } start;
+};
+
+class PhysicalMachine : public Media, public testing::WithParamInterface<Road> {
+ protected:
+  /// Builds the medium and returns what QEMU needs to start from it.
+  std::vector<std::string> prepare(const std::string& kernel_arguments) {
+    const fs::path image = dir_.path() / "p2v.iso", pxe = dir_.path() / "pxe";
+    const bool cd = GetParam().start == Road::Start::cd || GetParam().start == Road::Start::cd_uefi;
+    if (cd)
+      build({"-o", image.string()}, kernel_arguments);
+    else
+      build({"--pxe", pxe.string()}, kernel_arguments);
+    std::vector<std::string> argv{"-netdev", "user,id=n"};
+    if (GetParam().start == Road::Start::pxe)
+      argv = {"-netdev", "user,id=n,bootfile=boot.ipxe,tftp=" + pxe.string()};
+    const bool net_first = GetParam().start == Road::Start::pxe;
+    argv.insert(argv.end(),
+                {"-device", std::string("e1000,netdev=n,mac=52:54:00:4b:56:99") + (net_first ? ",bootindex=0" : "")});
+    if (cd)
+      argv.insert(argv.end(), {"-drive", "if=none,id=cd,media=cdrom,readonly=on,format=raw,file=" + image.string(),
+                               "-device", "ide-cd,drive=cd,bus=ide.1,bootindex=0"});
+    if (GetParam().start == Road::Start::cd_uefi) {
+      const UefiImages uefi = find_uefi_images(false, {});
+      fs::copy_file(uefi.vars, dir_.path() / "vars.fd");
+      argv.insert(argv.end(), {"-drive", "if=pflash,format=raw,readonly=on,file=" + uefi.code.string(), "-drive",
+                               "if=pflash,format=raw,file=" + (dir_.path() / "vars.fd").string()});
+    }
+    if (GetParam().start == Road::Start::kernel)
+      argv.insert(argv.end(), {"-kernel", pxe / "vmlinuz", "-initrd", pxe / "initrd.img", "-append",
+                               "console=ttyS0,115200 " + kernel_arguments});
+    return argv;
+  }
+};
+
+TEST_P(PhysicalMachine, BecomesAProvenGuest) {
   KVMPORT_ONLY_SLOW();
-  const fs::path source = make_guest("mini") / "sda.raw", serial = dir_.path() / "serial";
+  const fs::path source = make_guest(GetParam().guest) / "sda.raw", serial = dir_.path() / "serial";
   const std::string before = sha256_of(source);
   const Server server(dir_.path());
-  ASSERT_NO_FATAL_FAILURE(build({"--pxe", (dir_.path() / "pxe").string()}));
-  Child machine(
-      {find_program("qemu-system-x86_64").value(),
-       "-machine",
-       "q35,accel=tcg",
-       "-m",
-       "1000",
-       "-cpu",
-       "Nehalem",
-       "-smp",
-       "4,sockets=2,cores=1,threads=2",
-       "-nodefaults",
-       "-display",
-       "none",
-       "-serial",
-       "file:" + serial.string(),
-       "-smbios",
-       "type=1,uuid=564d7088-01a1-4b5c-8d6e-102030405060,serial=P2V-TEST-1",
-       "-no-reboot",
-       "-drive",
-       "if=none,id=d,format=raw,readonly=off,snapshot=on,file=" + source.string(),
-       "-device",
-       "ide-hd,drive=d,bus=ide.0,serial=DISK-SERIAL-1",
-       "-netdev",
-       "user,id=n",
-       "-device",
-       "e1000,netdev=n,mac=52:54:00:4b:56:99",
-       "-kernel",
-       dir_.path() / "pxe/vmlinuz",
-       "-initrd",
-       dir_.path() / "pxe/initrd.img",
-       "-append",
-       "console=ttyS0,115200 no_timer_check loglevel=4 p2v.name=m p2v.fail=poweroff " + server.kernel_arguments()},
-      {});
+  const auto start = prepare("no_timer_check loglevel=4 p2v.name=m p2v.fail=poweroff " + server.kernel_arguments());
+  ASSERT_FALSE(HasFatalFailure());
+  std::vector<std::string> argv{find_program("qemu-system-x86_64").value(),
+                                "-machine",
+                                "q35,accel=tcg",
+                                "-m",
+                                "1000",
+                                "-cpu",
+                                "Nehalem",
+                                "-smp",
+                                "4,sockets=2,cores=1,threads=2",
+                                "-nodefaults",
+                                "-display",
+                                "none",
+                                "-vga",
+                                "std",
+                                "-serial",
+                                "file:" + serial.string(),
+                                "-smbios",
+                                "type=1,uuid=564d7088-01a1-4b5c-8d6e-102030405060,serial=P2V-TEST-1",
+                                "-no-reboot",
+                                "-drive",
+                                "if=none,id=d,format=raw,readonly=off,snapshot=on,file=" + source.string(),
+                                "-device",
+                                "ide-hd,drive=d,bus=ide.0,serial=DISK-SERIAL-1"};
+  argv.insert(argv.end(), start.begin(), start.end());
+  Child machine(argv, {});
   const std::string code = wait_for(serial, "compare the code: ", std::chrono::minutes(10));
   ASSERT_GE(code.size(), 11U) << read_file(serial);
   const ProcessResult accepted = server.accept(code.substr(0, 11));
@@ -235,6 +267,13 @@ TEST_F(Media, PhysicalMachineBecomesAProvenGuest) {
                            "threads=\"2\"", ">1024000<"})
     EXPECT_THAT(xml, HasSubstr(part));
 }
+
+INSTANTIATE_TEST_SUITE_P(All, PhysicalMachine,
+                         testing::Values(Road{"Kernel", "mini", Road::Start::kernel},
+                                         Road{"Cd", "reference", Road::Start::cd},
+                                         Road{"CdUefi", "reference", Road::Start::cd_uefi},
+                                         Road{"Pxe", "reference", Road::Start::pxe}),
+                         [](const auto& param) { return param.param.name; });
 
 } // namespace
 } // namespace kvmport::test
