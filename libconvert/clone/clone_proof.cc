@@ -3,7 +3,7 @@
 
 #include "kvmboot/probe.h"
 #include "libconvert/boot_machine.h"
-#include "libconvert/clone/dhcp_watch.h"
+#include "libconvert/clone/network_watch.h"
 #include "libconvert/machine/text.h"
 
 #include <algorithm>
@@ -101,12 +101,47 @@ void prove_one(const CloneRun& run, CloneJob& job, const fs::path& hub, std::siz
                                  {disks.begin(), disks.begin() + static_cast<std::ptrdiff_t>(bootable.images.size())});
 }
 
+/// What the network knows of a clone joins its identity. Whether it has its address only that tells.
+void add_what_was_heard(CloneJob& job, const NetworkWatch& watch, EventSink& sink) {
+  CloneOutcome& outcome = job.outcome();
+  const auto clients = watch.clients();
+  const auto addresses = watch.addresses();
+  std::map<std::string, std::string> found;
+  std::set<IpAddress> own;
+  for (const auto& [name, value] : outcome.identity) {
+    if (!name.starts_with(mac_name))
+      continue;
+    const std::string card = name.substr(std::string_view(mac_name).size());
+    if (const auto client = clients.find(value); client != clients.end())
+      found["dhcp-client" + card] = client->second;
+    if (const auto holds = addresses.find(value); holds != addresses.end()) {
+      std::vector<std::string> texts;
+      for (const IpAddress& address : holds->second) {
+        texts.push_back(address.text());
+        own.insert(address);
+      }
+      found["address" + card] = fmt::format("{}", fmt::join(texts, ", "));
+    }
+  }
+  outcome.identity.merge(found);
+  if (outcome.verdict && outcome.verdict->proven)
+    for (const IpNetwork& network : job.request().address.addresses)
+      if (!own.contains(network.address))
+        sink.message(EventSink::Level::warning, "ADDRESS_NOT_SEEN",
+                     fmt::format("{} came up, but nobody on its network answers for {}", job.request().name,
+                                 network.address.text()));
+}
+
 } // namespace
 
 void prove_clones(const CloneRun& run, const std::vector<CloneJob*>& jobs) {
   const TempDir directory;
   const fs::path hub = directory.path() / "hub";
-  const DhcpWatch watch(hub);
+  std::vector<IpAddress> wanted;
+  for (const CloneJob* job : jobs)
+    if (const IpNetwork* network = job->request().address.address(false))
+      wanted.push_back(network->address);
+  const NetworkWatch watch(hub, wanted);
   std::deque<KernelWatch> watches; // outlive the threads
   std::vector<std::jthread> threads;
   for (CloneJob* job : jobs) {
@@ -125,15 +160,8 @@ void prove_clones(const CloneRun& run, const std::vector<CloneJob*>& jobs) {
     });
   }
   threads.clear();
-  const auto clients = watch.clients();
-  for (CloneJob* job : jobs) {
-    std::map<std::string, std::string> found;
-    for (const auto& [name, value] : job->outcome().identity)
-      if (name.starts_with(mac_name))
-        if (const auto client = clients.find(value); client != clients.end())
-          found["dhcp-client" + name.substr(std::string_view(mac_name).size())] = client->second;
-    job->outcome().identity.merge(found);
-  }
+  for (CloneJob* job : jobs)
+    add_what_was_heard(*job, watch, run.sink);
 }
 
 std::map<std::string, std::string> source_identity(const CloneRun& run) {

@@ -3,7 +3,7 @@
 #include "base/error.h"
 #include "libconvert/clone/clone_list.h"
 #include "libconvert/clone/clone_state.h"
-#include "libconvert/clone/dhcp_watch.h"
+#include "libconvert/clone/network_watch.h"
 #include "tests/support/tempdir.h"
 
 #include <functional>
@@ -165,6 +165,46 @@ TEST(DhcpClient, IsReadFromDiscovers) {
     other[at] = static_cast<std::byte>(value);
     EXPECT_FALSE(dhcp_client(other)) << at;
   }
+}
+
+TEST(AddressHolder, AnswersArpProbes) {
+  const IpAddress asked = parse_ip("192.0.2.7").value();
+  const Bytes probe = arp_probe(asked);
+  EXPECT_FALSE(address_holder(probe)) << "who asks has no address";
+  Bytes answer = probe; // as a kernel does: what was asked for becomes the sender's
+  answer[21] = std::byte{2};
+  for (unsigned i = 0; i < 6; i++)
+    answer[22 + i] = std::byte{static_cast<unsigned char>(0x52 + i)};
+  std::copy_n(probe.begin() + 38, 4, answer.begin() + 28);
+  const auto holder = address_holder(answer);
+  ASSERT_TRUE(holder);
+  EXPECT_EQ(holder->first, "52:53:54:55:56:57");
+  EXPECT_EQ(holder->second, asked);
+  for (std::size_t size = 0; size < 42; size++)
+    EXPECT_FALSE(address_holder(ByteSpan(answer).first(size))) << size;
+  answer[28] = std::byte{169};
+  answer[29] = std::byte{254};
+  EXPECT_FALSE(address_holder(answer)) << "of the link alone";
+}
+
+TEST(AddressHolder, ReadsWhatIpv6MakesSureOf) {
+  const IpAddress taken = parse_ip("2001:db8::7").value();
+  Bytes frame(14 + 40 + 24);
+  for (unsigned i = 0; i < 6; i++)
+    frame[6 + i] = std::byte{static_cast<unsigned char>(0x52 + i)};
+  store_be<std::uint16_t>(frame, 12, 0x86dd);
+  frame[14 + 6] = std::byte{58};
+  frame[14 + 40] = std::byte{135};
+  for (std::size_t i = 0; i < 16; i++)
+    frame[14 + 40 + 8 + i] = std::byte{taken.bytes.at(i)};
+  const auto holder = address_holder(frame);
+  ASSERT_TRUE(holder);
+  EXPECT_EQ(holder->first, "52:53:54:55:56:57");
+  EXPECT_EQ(holder->second.text(), "2001:db8::7");
+  for (std::size_t size = 0; size < frame.size(); size++)
+    EXPECT_FALSE(address_holder(ByteSpan(frame).first(size))) << size;
+  frame[14 + 8] = std::byte{0x20}; // one that has an address asks for another's
+  EXPECT_FALSE(address_holder(frame));
 }
 
 } // namespace

@@ -88,5 +88,20 @@ TEST_F(ManyClonesOfAGuest, FiveBootTogetherOnOneNetwork) {
                       5);
 }
 
+/// The source asks for its address by DHCP; each clone answers for the one that it was given.
+TEST_F(ManyClonesOfAGuest, TwoHaveTheirStaticAddresses) {
+  write_file_durably(dir_.path() / "clones.csv", "name,address,gateway\n"
+                                                 "db1,\"192.0.2.11/24 2001:db8::11/64\",192.0.2.1\n"
+                                                 "db2,\"192.0.2.12/24 2001:db8::12/64\",192.0.2.1\n");
+  const auto result = run({"--linked", "--from", (dir_.path() / "clones.csv").string(), "-o",
+                           (dir_.path() / "out").string(), "--boot-together", "2"});
+  ASSERT_EQ(result["clones"].size(), 2U);
+  for (const auto& clone : result["clones"]) {
+    const std::string number = clone["name"] == "db1" ? "11" : "12";
+    EXPECT_EQ(clone["identity"].value("address", ""), "192.0.2." + number + ", 2001:db8::" + number) << clone.dump(2);
+    EXPECT_EQ(clone["identity"].value("dhcp-client", ""), "") << "it asks no longer";
+  }
+}
+
 } // namespace
 } // namespace kvmport::test
