@@ -79,6 +79,11 @@ void limit(__rlimit_resource what, std::uint64_t most) {
   ::setrlimit(what, &value);
 }
 
+/// proc(5), /proc/self/statm: the first number is pages of the whole address space.
+std::uint64_t mapped_bytes() {
+  return std::stoull(read_file("/proc/self/statm")) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
 bool enter_namespaces() {
   constexpr int own = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
   return ::unshare(own) == 0 || ::unshare(CLONE_NEWUSER | own) == 0;
@@ -131,7 +136,7 @@ std::string enter_sandbox(const SandboxLimits& limits) {
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_CPU, static_cast<std::uint64_t>(limits.cpu.count()));
   if (limits.memory != 0)
-    limit(RLIMIT_AS, limits.memory);
+    limit(RLIMIT_AS, mapped_bytes() + limits.memory);
   std::string in_force = "seccomp";
   // Each keeps the child from what the filter may have missed; a network namespace costs milliseconds to make.
   if (forbid_paths())

@@ -16,7 +16,7 @@ namespace kvmport {
 
 struct SandboxLimits {
   std::chrono::seconds cpu{3600};    ///< RLIMIT_CPU
-  std::uint64_t memory = 0;          ///< RLIMIT_AS in bytes; 0: none
+  std::uint64_t memory = 0;          ///< bytes that it may map besides what it has already (RLIMIT_AS); 0: no limit
   std::vector<unsigned long> ioctls; ///< the only requests that ioctl(2) may make
   bool threads = false;              ///< may it start threads?
   std::vector<int> keep;             ///< descriptors that stay open whatever they are

@@ -43,6 +43,16 @@ TEST(Sandbox, LeavesMemoryThreadsAndOpenFiles) {
   EXPECT_EQ(exit_code_of(work, limits), 7);
 }
 
+TEST(Sandbox, LimitsWhatIsMappedMore) {
+  SandboxLimits limits;
+  limits.memory = 64U << 20;
+  const auto maps = [](std::size_t bytes) {
+    return ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED;
+  };
+  EXPECT_EQ(exit_code_of([&] { return maps(32U << 20) ? 1 : 0; }, limits), 1);
+  EXPECT_EQ(exit_code_of([&] { return maps(128U << 20) ? 1 : 0; }, limits), 0);
+}
+
 struct Deed {
   const char* name;
   int (*work)();

@@ -22,6 +22,7 @@ using nlohmann::json;
 
 constexpr std::uint64_t most_content = 1ULL << 30, most_words = 64U << 20, most_block = 4U << 20, packet = 96U << 10;
 constexpr std::chrono::seconds most_cpu{600};
+constexpr std::uint64_t most_memory = 1U << 30;
 
 enum class What : std::uint8_t {
   call,   ///< to the child: [method, arguments…], content of a file
@@ -231,6 +232,7 @@ int work(int socket, std::uint64_t size) {
   ::mallopt(M_TRIM_THRESHOLD, 64 << 20); // each piece of the disk is freed at once: the next may have its memory
   SandboxLimits limits;
   limits.cpu = most_cpu;
+  limits.memory = most_memory;
   limits.keep = {socket};
   enter_sandbox(limits);
   Channel parent(socket);

@@ -133,8 +133,17 @@ class FatVolume final : public Volume {
   std::string run(const std::string& tool, const std::vector<std::string>& arguments, std::string_view in = {}) const {
     const UniqueFd input = memory_file(), output = memory_file(), errors = memory_file();
     write_exact(input.get(), 0, as_bytes(in), "a file in memory");
-    std::vector<std::string> argv{"env", "LC_ALL=C.UTF-8", "MTOOLSRC=/dev/null", "MTOOLS_SKIP_CHECK=1", tool,
-                                  "-i",  staged_.path()};
+    std::vector<std::string> argv{"prlimit",
+                                  "--core=0",
+                                  "--cpu=60",
+                                  "--as=1073741824",
+                                  "env",
+                                  "LC_ALL=C.UTF-8",
+                                  "MTOOLSRC=/dev/null",
+                                  "MTOOLS_SKIP_CHECK=1",
+                                  tool,
+                                  "-i",
+                                  staged_.path()};
     argv.insert(argv.end(), arguments.begin(), arguments.end());
     Child child(argv, {{input.get(), 0}, {output.get(), 1}, {errors.get(), 2}});
     if (child.wait(limit) != 0) {
