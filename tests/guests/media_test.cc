@@ -37,30 +37,34 @@ class Media : public testing::Test {
     EXPECT_LT(result_["image_size"].get<std::uint64_t>(), 150U << 20);
   }
 
+  /// The command line of a machine with a serial port, SMBIOS and a SATA disk; `drive`: where the disk lies.
+  static std::vector<std::string> machine(const fs::path& serial, const std::string& drive) {
+    return {find_program("qemu-system-x86_64").value(),
+            "-machine",
+            "q35,accel=tcg",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-vga",
+            "std",
+            "-serial",
+            "file:" + serial.string(),
+            "-smbios",
+            "type=1,uuid=564d7088-01a1-4b5c-8d6e-102030405060,serial=P2V-TEST-1",
+            "-no-reboot",
+            "-drive",
+            "if=none,id=d," + drive,
+            "-device",
+            "ide-hd,drive=d,bus=ide.0,serial=DISK-SERIAL-1"};
+  }
+
   /// Boots a machine with a SATA disk, `more` of it, and returns what its serial port said until it went off.
   std::string boot(const std::vector<std::string>& more) {
     const fs::path disk = dir_.path() / "disk.raw", serial = dir_.path() / "serial";
     make_pattern_file(disk, 64U << 20, 7);
     const std::string before = sha256_of(disk);
-    std::vector<std::string> argv{"qemu-system-x86_64",
-                                  "-machine",
-                                  "q35,accel=tcg",
-                                  "-m",
-                                  "768",
-                                  "-nodefaults",
-                                  "-display",
-                                  "none",
-                                  "-vga",
-                                  "std",
-                                  "-serial",
-                                  "file:" + serial.string(),
-                                  "-smbios",
-                                  "type=1,uuid=564d7088-01a1-4b5c-8d6e-102030405060,serial=P2V-TEST-1",
-                                  "-no-reboot",
-                                  "-drive",
-                                  "if=none,id=d,format=raw,file=" + disk.string(),
-                                  "-device",
-                                  "ide-hd,drive=d,bus=ide.0,serial=DISK-SERIAL-1"};
+    std::vector<std::string> argv = machine(serial, "format=raw,file=" + disk.string());
+    argv.insert(argv.end(), {"-m", "768"});
     argv.insert(argv.end(), more.begin(), more.end());
     const ProcessResult r = run_process(argv, std::chrono::minutes(15));
     std::string text = fs::exists(serial) ? read_file(serial) : "";
@@ -141,18 +145,21 @@ TEST_F(Media, SameInputGivesTheSameInitramfs) {
   EXPECT_EQ(sha256_of(dir_.path() / "a/initrd.img"), sha256_of(dir_.path() / "b/initrd.img"));
 }
 
-/// A real sshd of this host, which lets nobody in but whom `kvm-p2v accept` does.
+/// A real sshd of this host, which lets in the medium with the right key, or whom `kvm-p2v accept` does.
 class Server {
  public:
-  explicit Server(const fs::path& dir) : sshd_(dir), out_(dir / "out") {
+  Server(const fs::path& dir, bool enrol) : sshd_(dir), out_(dir / "out") {
     fs::create_directories(out_);
+    if (!enrol)
+      return;
     write_file_durably(sshd_.authorized_keys(), "");
     enrol_port_ = EnrolListener("127.0.0.1", 0).port(); // free a moment ago
   }
   std::string kernel_arguments() const {
-    return fmt::format("p2v.server=ssh://root@10.0.2.2:{}{} p2v.enrol={}", sshd_.port(), fs::canonical(out_).string(),
-                       enrol_port_);
+    return fmt::format("p2v.server=ssh://root@10.0.2.2:{}{} ", sshd_.port(), fs::canonical(out_).string()) +
+           (enrol_port_ != 0 ? fmt::format("p2v.enrol={}", enrol_port_) : "p2v.host_key=" + sshd_.fingerprint());
   }
+  fs::path identity() const { return sshd_.identity(); }
   /// What the operator does with the code that the medium shows.
   ProcessResult accept(const std::string& code) const {
     return run_process({command("kvm-p2v"), "accept", "--dir", out_, "--listen",
@@ -185,18 +192,21 @@ struct Road {
   const char* name;
   const char* guest;
   enum class Start { kernel, cd, cd_uefi, pxe } start;
+  const char* fixed_network = nullptr; ///< p2v.net; the medium then has a key, too, and asks nobody
 };
 
 class PhysicalMachine : public Media, public testing::WithParamInterface<Road> {
  protected:
   /// Builds the medium and returns what QEMU needs to start from it.
-  std::vector<std::string> prepare(const std::string& kernel_arguments) {
+  std::vector<std::string> prepare(const std::string& kernel_arguments, const fs::path& identity) {
     const fs::path image = dir_.path() / "p2v.iso", pxe = dir_.path() / "pxe";
     const bool cd = GetParam().start == Road::Start::cd || GetParam().start == Road::Start::cd_uefi;
     if (cd)
       build({"-o", image.string()}, kernel_arguments);
-    else
+    else if (identity.empty())
       build({"--pxe", pxe.string()}, kernel_arguments);
+    else
+      build({"--pxe", pxe.string(), "--identity", identity.string()}, kernel_arguments);
     std::vector<std::string> argv{"-netdev", "user,id=n"};
     if (GetParam().start == Road::Start::pxe)
       argv = {"-netdev", "user,id=n,bootfile=boot.ipxe,tftp=" + pxe.string()};
@@ -223,39 +233,24 @@ TEST_P(PhysicalMachine, BecomesAProvenGuest) {
   KVMPORT_ONLY_SLOW();
   const fs::path source = make_guest(GetParam().guest) / "sda.raw", serial = dir_.path() / "serial";
   const std::string before = sha256_of(source);
-  const Server server(dir_.path());
-  const auto start = prepare("no_timer_check loglevel=4 p2v.name=m p2v.fail=poweroff " + server.kernel_arguments());
+  const bool enrol = GetParam().fixed_network == nullptr;
+  const Server server(dir_.path(), enrol);
+  std::string arguments = "no_timer_check loglevel=4 p2v.name=m p2v.fail=poweroff " + server.kernel_arguments();
+  if (!enrol)
+    arguments += std::string(" p2v.net=") + GetParam().fixed_network;
+  const auto start = prepare(arguments, enrol ? fs::path() : server.identity());
   ASSERT_FALSE(HasFatalFailure());
-  std::vector<std::string> argv{find_program("qemu-system-x86_64").value(),
-                                "-machine",
-                                "q35,accel=tcg",
-                                "-m",
-                                "1000",
-                                "-cpu",
-                                "Nehalem",
-                                "-smp",
-                                "4,sockets=2,cores=1,threads=2",
-                                "-nodefaults",
-                                "-display",
-                                "none",
-                                "-vga",
-                                "std",
-                                "-serial",
-                                "file:" + serial.string(),
-                                "-smbios",
-                                "type=1,uuid=564d7088-01a1-4b5c-8d6e-102030405060,serial=P2V-TEST-1",
-                                "-no-reboot",
-                                "-drive",
-                                "if=none,id=d,format=raw,readonly=off,snapshot=on,file=" + source.string(),
-                                "-device",
-                                "ide-hd,drive=d,bus=ide.0,serial=DISK-SERIAL-1"};
+  std::vector<std::string> argv = machine(serial, "format=raw,snapshot=on,file=" + source.string());
+  argv.insert(argv.end(), {"-m", "1000", "-cpu", "Nehalem", "-smp", "4,sockets=2,cores=1,threads=2"});
   argv.insert(argv.end(), start.begin(), start.end());
-  Child machine(argv, {});
-  const std::string code = wait_for(serial, "compare the code: ", std::chrono::minutes(10));
-  ASSERT_GE(code.size(), 11U) << read_file(serial);
-  const ProcessResult accepted = server.accept(code.substr(0, 11));
-  ASSERT_EQ(accepted.exit_code, 0) << accepted.err;
-  const auto ended = machine.wait(std::chrono::minutes(25));
+  Child running(argv, {});
+  if (enrol) {
+    const std::string code = wait_for(serial, "compare the code: ", std::chrono::minutes(10));
+    ASSERT_GE(code.size(), 11U) << read_file(serial);
+    const ProcessResult accepted = server.accept(code.substr(0, 11));
+    ASSERT_EQ(accepted.exit_code, 0) << accepted.err;
+  }
+  const auto ended = running.wait(std::chrono::minutes(25));
   std::printf("%s\n", read_file(serial).c_str());
   ASSERT_EQ(ended, 0);
   EXPECT_THAT(read_file(serial), HasSubstr("done"));
@@ -268,12 +263,12 @@ TEST_P(PhysicalMachine, BecomesAProvenGuest) {
     EXPECT_THAT(xml, HasSubstr(part));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, PhysicalMachine,
-                         testing::Values(Road{"Kernel", "mini", Road::Start::kernel},
-                                         Road{"Cd", "reference", Road::Start::cd},
-                                         Road{"CdUefi", "reference", Road::Start::cd_uefi},
-                                         Road{"Pxe", "reference", Road::Start::pxe}),
-                         [](const auto& param) { return param.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    All, PhysicalMachine,
+    testing::Values(Road{"Kernel", "mini", Road::Start::kernel}, Road{"Cd", "reference", Road::Start::cd},
+                    Road{"CdUefi", "reference", Road::Start::cd_uefi}, Road{"Pxe", "reference", Road::Start::pxe},
+                    Road{"FixedNetworkAndKey", "mini", Road::Start::kernel, "10.0.2.77/24,gw=10.0.2.2,dns=10.0.2.3"}),
+    [](const auto& param) { return param.param.name; });
 
 } // namespace
 } // namespace kvmport::test
