@@ -210,6 +210,10 @@ bool is_efi_system_type(std::string_view type) {
   return type == "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" || type == "0xef";
 }
 
+bool is_bios_boot_type(std::string_view type) {
+  return type == "21686148-6449-6e6f-744e-656564454649";
+}
+
 bool has_boot_code(const Image& disk) {
   return has_mbr(disk) && !is_zero(read_at(disk, 0, boot_code_size));
 }

@@ -29,8 +29,9 @@ struct DiskPartitions {
 /// outside of the disk, are empty or are extended containers are left out. Errors only when the image can't be read.
 DiskPartitions read_partitions(const Image& disk, std::uint32_t logical_sector = 512);
 
-/// Whether DiskPartition::type is that of EFI system partitions.
+/// Whether DiskPartition::type is that of EFI system partitions, or of those in which GRUB for BIOS lies on GPT.
 bool is_efi_system_type(std::string_view type);
+bool is_bios_boot_type(std::string_view type);
 
 /// Whether BIOS firmware finds something to start: an MBR with code in it (of any kind).
 bool has_boot_code(const Image& disk);

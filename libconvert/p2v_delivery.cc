@@ -23,9 +23,14 @@ Startable startable(const MachineDisk& disk) {
   OpenOptions raw;
   raw.format = "raw";
   const auto image = open_image(disk.path, raw);
-  const auto partitions = read_partitions(*image, disk.logical_sector).partitions;
-  return {has_boot_code(*image),
-          std::any_of(partitions.begin(), partitions.end(), [](const auto& p) { return is_efi_system_type(p.type); })};
+  const DiskPartitions table = read_partitions(*image, disk.logical_sector);
+  const auto has = [&table](bool (*is)(std::string_view)) {
+    return std::any_of(table.partitions.begin(), table.partitions.end(), [is](const auto& p) { return is(p.type); });
+  };
+  const bool uefi = has(is_efi_system_type);
+  // Some systems leave code in the MBR of a GPT disk that finds nothing to go on with.
+  const bool bios = has_boot_code(*image) && (table.kind != "gpt" || !uefi || has(is_bios_boot_type));
+  return {bios, uefi};
 }
 
 /// The medium is started by what the machine's firmware prefers, the system on its disks perhaps by the other way.

@@ -24,6 +24,8 @@ constexpr std::chrono::seconds linger{10};
 constexpr std::uint64_t most_memory = 2ULL << 30, most_memory_together = 1ULL << 30;
 /// What an identity calls the first card's address; "mac 2" is the second's.
 constexpr const char* mac_name = "mac";
+/// Of a card, all in one text.
+constexpr const char *address_name = "address", *address_separator = ", ";
 
 /// Tells when a boot has left the firmware and boot loader behind, which wait for the disk without pause: several of
 /// them at once starve each other on a host with few processors.
@@ -101,35 +103,39 @@ void prove_one(const CloneRun& run, CloneJob& job, const fs::path& hub, std::siz
                                  {disks.begin(), disks.begin() + static_cast<std::ptrdiff_t>(bootable.images.size())});
 }
 
+std::string joined(const std::set<IpAddress>& addresses) {
+  std::string text;
+  for (const IpAddress& address : addresses)
+    text += (text.empty() ? "" : address_separator) + address.text();
+  return text;
+}
+
 /// What the network knows of a clone joins its identity. Whether it has its address only that tells.
-void add_what_was_heard(CloneJob& job, const NetworkWatch& watch, EventSink& sink) {
+void add_what_was_heard(CloneJob& job, const std::set<std::string>& cards_of_others, const NetworkWatch& watch,
+                        EventSink& sink) {
   CloneOutcome& outcome = job.outcome();
-  const auto clients = watch.clients();
-  const auto addresses = watch.addresses();
+  auto clients = watch.clients();
+  auto addresses = watch.addresses();
   std::map<std::string, std::string> found;
-  std::set<IpAddress> own;
   for (const auto& [name, value] : outcome.identity) {
     if (!name.starts_with(mac_name))
       continue;
     const std::string card = name.substr(std::string_view(mac_name).size());
     if (const auto client = clients.find(value); client != clients.end())
       found["dhcp-client" + card] = client->second;
-    if (const auto holds = addresses.find(value); holds != addresses.end()) {
-      std::vector<std::string> texts;
-      for (const IpAddress& address : holds->second) {
-        texts.push_back(address.text());
-        own.insert(address);
-      }
-      found["address" + card] = fmt::format("{}", fmt::join(texts, ", "));
-    }
+    if (const auto holds = addresses.find(value); holds != addresses.end())
+      found[address_name + card] = joined(holds->second);
   }
-  outcome.identity.merge(found);
-  if (outcome.verdict && outcome.verdict->proven)
+  if (outcome.identity.contains(mac_name))
     for (const IpNetwork& network : job.request().address.addresses)
-      if (!own.contains(network.address))
+      // A bridge may have made up a card's address of its own.
+      if (std::none_of(addresses.begin(), addresses.end(), [&](const auto& holder) {
+            return holder.second.contains(network.address) && !cards_of_others.contains(holder.first);
+          }))
         sink.message(EventSink::Level::warning, "ADDRESS_NOT_SEEN",
-                     fmt::format("{} came up, but nobody on its network answers for {}", job.request().name,
+                     fmt::format("{} came up, but its address {} was not heard on its network", job.request().name,
                                  network.address.text()));
+  outcome.identity.merge(found);
 }
 
 } // namespace
@@ -137,10 +143,10 @@ void add_what_was_heard(CloneJob& job, const NetworkWatch& watch, EventSink& sin
 void prove_clones(const CloneRun& run, const std::vector<CloneJob*>& jobs) {
   const TempDir directory;
   const fs::path hub = directory.path() / "hub";
-  std::vector<IpAddress> wanted;
+  std::vector<IpNetwork> wanted;
   for (const CloneJob* job : jobs)
-    if (const IpNetwork* network = job->request().address.address(false))
-      wanted.push_back(network->address);
+    for (const IpNetwork& network : job->request().address.addresses)
+      wanted.push_back(network);
   const NetworkWatch watch(hub, wanted);
   std::deque<KernelWatch> watches; // outlive the threads
   std::vector<std::jthread> threads;
@@ -160,8 +166,14 @@ void prove_clones(const CloneRun& run, const std::vector<CloneJob*>& jobs) {
     });
   }
   threads.clear();
-  for (CloneJob* job : jobs)
-    add_what_was_heard(*job, watch, run.sink);
+  for (CloneJob* job : jobs) {
+    std::set<std::string> cards_of_others;
+    for (CloneJob* other : jobs)
+      for (const auto& [name, value] : other->outcome().identity)
+        if (other != job && name.starts_with(mac_name))
+          cards_of_others.insert(value);
+    add_what_was_heard(*job, cards_of_others, watch, run.sink);
+  }
 }
 
 std::map<std::string, std::string> source_identity(const CloneRun& run) {
@@ -175,7 +187,14 @@ std::vector<std::string> shared_after_boot(const std::map<std::string, std::stri
     holders[{name, value}].emplace_back("the source");
   for (const CloneOutcome& clone : clones)
     for (const auto& [name, value] : clone.identity)
-      holders[{name, value}].push_back(clone.name);
+      if (name.starts_with(address_name)) // whichever card has it
+        for (std::size_t at = 0; at < value.size();) {
+          const std::size_t end = std::min(value.find(address_separator, at), value.size());
+          holders[{address_name, value.substr(at, end - at)}].push_back(clone.name);
+          at = end + std::string_view(address_separator).size();
+        }
+      else
+        holders[{name, value}].push_back(clone.name);
   std::vector<std::string> shared;
   for (const auto& [what, names] : holders)
     if (names.size() > 1)

@@ -18,18 +18,20 @@ namespace kvmport {
 /// 2: option 61, else the card's address) in hex; nothing for any other frame.
 std::optional<std::pair<std::string, std::string>> dhcp_client(ByteSpan frame);
 
-/// The card and an address that it says to have, in ARP (RFC 826: the sender's) or when IPv6 makes sure that nobody
-/// else has it (RFC 4862, section 5.4.2); nothing for any other frame and for addresses of the link alone.
+/// The card and an address that it has: the sender of an ARP request or reply (RFC 826), or of a neighbour
+/// advertisement for it (RFC 4861, section 4.4). Nothing for any other frame and for addresses of the link alone.
 std::optional<std::pair<std::string, IpAddress>> address_holder(ByteSpan frame);
 
-/// Asks who has an IPv4 address, as one that has none itself (RFC 5227, section 1.1: an ARP probe).
-Bytes arp_probe(const IpAddress& address);
+/// Asks who has an address: an ARP request of `sender` (not of 0.0.0.0, whom a guest that still makes sure of its
+/// address would take for a rival: RFC 5227, section 2.1.1), or a neighbour solicitation of a link-local address (RFC
+/// 4861, section 4.3), for which `sender` does not count.
+Bytes address_question(const IpAddress& address, const IpAddress& sender);
 
 /// Listens until destroyed, on a thread of its own.
 class NetworkWatch {
  public:
-  /// `ask`: for who has these IPv4 addresses it asks time and again, since nobody need say so by himself.
-  NetworkWatch(const std::filesystem::path& hub, std::vector<IpAddress> ask);
+  /// `ask`: who has these addresses is asked time and again, since nobody need say so by himself.
+  NetworkWatch(const std::filesystem::path& hub, const std::vector<IpNetwork>& ask);
   ~NetworkWatch();
   NetworkWatch(const NetworkWatch&) = delete;
   NetworkWatch& operator=(const NetworkWatch&) = delete;
@@ -41,9 +43,10 @@ class NetworkWatch {
 
  private:
   void listen(const std::stop_token& stop);
+  void note(ByteSpan frame);
 
   HubPort port_;
-  const std::vector<IpAddress> ask_;
+  std::vector<Bytes> questions_;
   mutable std::mutex mutex_;
   std::map<std::string, std::string> clients_;
   std::map<std::string, std::set<IpAddress>> addresses_;

@@ -154,7 +154,7 @@ bool is_extended_boot(const BlockDevice& device) {
   return device.partition > 0 && device.part_type == "bc13c2ff-59e6-4262-a352-b275fd6f7172";
 }
 bool is_bios_boot(const BlockDevice& device) {
-  return device.part_type == "21686148-6449-6e6f-744e-656564454649";
+  return is_bios_boot_type(device.part_type);
 }
 
 std::string place_for_esp(const GuestFilesystem& guest, const std::vector<Mount>& mounts) {

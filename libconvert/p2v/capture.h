@@ -41,7 +41,7 @@ struct CaptureOptions {
 struct CaptureStats {
   std::uint64_t total = 0;   ///< bytes of the disks
   std::uint64_t used = 0;    ///< of these, what is not known to be free
-  std::uint64_t payload = 0; ///< bytes of disks that were sent, before compression; zeros don't count
+  std::uint64_t payload = 0; ///< bytes of disks that were sent, before compression; zeros of whole chunks don't count
   std::uint64_t wire = 0;    ///< bytes that went to the receiver, all of the protocol included
   std::uint64_t chunks = 0;  ///< that were sent and acknowledged
   unsigned reconnects = 0;

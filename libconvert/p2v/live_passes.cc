@@ -72,7 +72,8 @@ class Capture {
   const StopToken& stop_;
   ChangeTracker tracker_;
   Ranges swap_;            ///< of each disk
-  double rate_ = 0;        ///< bytes a second, of the last pass that tells
+  double rate_ = 0;        ///< cost a second, of the last pass that tells
+  bool scattered_ = false; ///< that pass sent changes, not all in a row
   std::uint64_t done_ = 0; ///< cost of the last pass, when it was as quick as the last of all has to be
   Ranges left_;            ///< taken from the tracker, not sent yet
   LiveResult result_;
@@ -142,12 +143,14 @@ std::uint64_t Capture::bytes_of_all(const Ranges& disks) {
   return sum;
 }
 
-/// Bytes that go over; to read the unit that a change lies in takes as long as sending a sixteenth of it (1 Gbit/s and
-/// a disk of 2 GB/s).
+/// What sending takes, in bytes. As long as only the first pass, all in a row, tells how fast that is, a change counts
+/// as the unit that is read for it; afterwards as its own bytes and a sixteenth of that.
 std::uint64_t Capture::cost_of(const Ranges& disks) const {
   std::uint64_t sum = 0;
-  for (std::size_t i = 0; i < disks.size(); i++)
-    sum += bytes_of(disks[i]) + bytes_of(widened(disks[i], options_.unit, disks_[i].image->size())) / 16;
+  for (std::size_t i = 0; i < disks.size(); i++) {
+    const std::uint64_t units = bytes_of(widened(disks[i], options_.unit, disks_[i].image->size()));
+    sum += scattered_ ? bytes_of(disks[i]) + units / 16 : units;
+  }
   return sum;
 }
 
@@ -156,13 +159,16 @@ void Capture::send_pass(LivePass::Kind kind, Ranges disks) {
   pass.bytes = bytes_of_all(pass.disks);
   if (kind == LivePass::Kind::first || kind == LivePass::Kind::again)
     pass.notes = result_.notes;
-  const std::uint64_t cost = cost_of(pass.disks);
   const auto start = Clock::now();
   send_(pass);
   const milliseconds time = since(start);
   result_.passes.push_back({kind, pass.bytes, time});
   // A pass that is over in no time tells little; one that sends what is there already tells nothing.
-  if (kind != LivePass::Kind::again && (rate_ == 0 || time >= milliseconds(200)))
+  const bool tells = kind != LivePass::Kind::again && (rate_ == 0 || time >= milliseconds(200));
+  if (tells)
+    scattered_ = kind != LivePass::Kind::first;
+  const std::uint64_t cost = cost_of(pass.disks);
+  if (tells)
     rate_ = static_cast<double>(cost) * 1000 / static_cast<double>(std::max<long>(time.count(), 1));
   done_ = kind != LivePass::Kind::again && time <= options_.last_pass ? cost : 0;
 }

@@ -74,7 +74,7 @@ inline constexpr std::size_t most_have_runs = 32000;
 
 /// A piece of a chunk whose bytes travel.
 struct ChunkExtent {
-  std::uint32_t offset = 0, length = 0; ///< inside the chunk; multiples of 512 but for the end of the disk
+  std::uint32_t offset = 0, length = 0; ///< inside the chunk; multiples of 512
 };
 
 /// One chunk of a disk: its extents' bytes; all others are zeros, or in a patch what the receiver has there.

@@ -30,6 +30,16 @@ std::string random_token() {
   return fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());
 }
 
+/// Sends when somebody is there; a connection that fails is given up.
+void try_send(const std::shared_ptr<Connection>& connection, FrameType type, const std::string& text) {
+  try {
+    if (connection)
+      connection->send(type, text);
+  } catch (const Error&) {
+    connection->abort();
+  }
+}
+
 /// The connection that the agent listens on. It may go and be followed by another while a machine is delivered.
 class ControlSlot {
  public:
@@ -40,16 +50,6 @@ class ControlSlot {
   std::shared_ptr<Connection> get() const {
     const std::lock_guard lock(mutex_);
     return connection_;
-  }
-  /// Sends when somebody is there; a connection that fails is given up.
-  void try_send(FrameType type, const std::string& text) {
-    const auto connection = get();
-    try {
-      if (connection)
-        connection->send(type, text);
-    } catch (const Error&) {
-      connection->abort();
-    }
   }
 
  private:
@@ -83,7 +83,7 @@ class WireSink final : public EventSink {
 
  private:
   void send(const json& event) {
-    slot_.try_send(FrameType::event, event.dump(-1, ' ', false, json::error_handler_t::replace));
+    try_send(slot_.get(), FrameType::event, event.dump(-1, ' ', false, json::error_handler_t::replace));
   }
   ControlSlot& slot_;
   EventSink& log_;
@@ -205,12 +205,13 @@ class Leader {
   void accept_others();
   void accept_control(HandedConnection handed);
   void keep_alive(const std::stop_token& done);
-  bool transfer(Connection& control);
+  bool transfer();
+  bool begin_delivery();
   void send_have(Connection& control);
   bool check(Connection& control, const DoneMessage& done);
   json deliver();
-  json serve(std::optional<Agent> agent);
-  std::optional<Agent> wait_for_successor();
+  json serve();
+  bool next_agent();
 
   const ReceiveOptions& options_;
   EventSink& log_;
@@ -241,6 +242,9 @@ void Leader::accept_control(HandedConnection handed) {
                   "give another --name");
     control->set_patience(control_patience);
     const std::lock_guard lock(mutex_);
+    if (delivering_ && manifest.run != agent_.manifest.run)
+      throw Error("OUTPUT_BUSY", "an earlier capture of " + manifest.name + " is being delivered", {},
+                  "wait until it is done");
     if (delivering_) {
       slot_.set(control);
       agent_.waiting = std::move(handed.waiting);
@@ -281,7 +285,13 @@ void Leader::keep_alive(const std::stop_token& done) {
   while (!sleep.wait_for(lock, done, std::chrono::milliseconds(500), [&done] { return done.stop_requested(); })) {
     const auto now = std::chrono::steady_clock::now();
     if (now >= next_ping) {
-      slot_.try_send(FrameType::ping, {});
+      std::shared_ptr<Connection> waiting;
+      {
+        const std::lock_guard agents(mutex_);
+        waiting = successor_ ? successor_->control : nullptr;
+      }
+      try_send(waiting, FrameType::ping, {});
+      try_send(slot_.get(), FrameType::ping, {});
       next_ping = now + ping_interval;
     }
     if (now >= next_settle) {
@@ -329,8 +339,10 @@ bool Leader::check(Connection& control, const DoneMessage& done) {
   return good;
 }
 
-/// Serves one agent until all is here; false when its connection was lost.
-bool Leader::transfer(Connection& control) {
+/// Serves the present agent until all is here; false when its connection was lost.
+bool Leader::transfer() {
+  const std::shared_ptr<Connection> agent = agent_.control;
+  Connection& control = *agent;
   {
     const std::lock_guard lock(mutex_);
     streams_ = std::make_unique<DataStreams>(*spool_, stop_);
@@ -371,17 +383,30 @@ bool Leader::transfer(Connection& control) {
 }
 
 /// The agent comes back before we have noticed that it was gone, or not to us.
-std::optional<Leader::Agent> Leader::wait_for_successor() {
+bool Leader::next_agent() {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, options_.grace, [this] { return successor_.has_value(); });
-  return std::exchange(successor_, std::nullopt);
+  if (!changed_.wait_for(lock, options_.grace, [this] { return successor_.has_value(); }))
+    return false;
+  agent_ = std::move(*successor_);
+  successor_.reset();
+  slot_.set(agent_.control);
+  return true;
+}
+
+/// False when another run took the agent's place while its disks were read back. The same one, come back, only listens.
+bool Leader::begin_delivery() {
+  const std::lock_guard lock(mutex_);
+  if (successor_ && successor_->manifest.run != agent_.manifest.run)
+    return false;
+  if (successor_) {
+    slot_.set(successor_->control);
+    agent_.waiting = std::move(successor_->waiting);
+    successor_.reset();
+  }
+  return delivering_ = true;
 }
 
 json Leader::deliver() {
-  {
-    const std::lock_guard lock(mutex_);
-    delivering_ = true;
-  }
   {
     const std::lock_guard lock(settle_mutex_);
     may_settle_ = false;
@@ -399,22 +424,16 @@ json Leader::deliver() {
   write_file_durably(options_.directory / capture_report_name(manifest.name),
                      result.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
   spool_->remove();
-  slot_.try_send(FrameType::result, result.dump(-1, ' ', false, json::error_handler_t::replace));
+  try_send(slot_.get(), FrameType::result, result.dump(-1, ' ', false, json::error_handler_t::replace));
   return result;
 }
 
 /// One agent after the other, until there is one whose machine is all here.
-json Leader::serve(std::optional<Agent> agent) {
-  for (; agent; agent = wait_for_successor()) {
-    const std::shared_ptr<Connection> control = agent->control;
-    {
-      const std::lock_guard lock(mutex_);
-      agent_ = std::move(*agent);
-    }
-    slot_.set(control);
-    if (transfer(*control))
+json Leader::serve() {
+  do {
+    if (transfer() && begin_delivery())
       return deliver();
-  }
+  } while (next_agent());
   throw Error("CONNECTION_LOST", "the agent is gone", {},
               "what arrived is kept in " + spool_->directory().string() + ": run the capture again");
 }
@@ -423,7 +442,9 @@ json Leader::run(std::shared_ptr<Connection> control, ManifestMessage manifest) 
   slot_.set(control);
   try {
     identity_ = manifest.identity();
-    spool_ = std::make_unique<Spool>(options_.directory, manifest);
+    control->set_patience(control_patience);
+    agent_ = {std::move(control), std::move(manifest), {}};
+    spool_ = std::make_unique<Spool>(options_.directory, agent_.manifest);
     rendezvous_ = std::make_unique<Rendezvous>(spool_->directory());
     const std::jthread others([this](const std::stop_token& done) {
       const std::stop_callback wake(done, [this] { rendezvous_->stop(); });
@@ -431,8 +452,7 @@ json Leader::run(std::shared_ptr<Connection> control, ManifestMessage manifest) 
         accept_others();
     });
     const std::jthread alive([this](const std::stop_token& done) { keep_alive(done); });
-    control->set_patience(control_patience);
-    return serve(Agent{std::move(control), std::move(manifest), {}});
+    return serve();
   } catch (const Error& error) {
     tell(*slot_.get(), error);
     throw;

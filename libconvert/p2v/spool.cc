@@ -84,7 +84,10 @@ void SpooledDisk::load(const std::string& identity) {
     }
   }
   for (const std::uint64_t chunk : unsure)
-    digests_[chunk] = read_back(chunk, scratch);
+    if (const Digest found = read_back(chunk, scratch); found != digests_[chunk]) {
+      digests_[chunk] = found;
+      journal_.note(p2v_chunk_size, {{chunk, 1, found}}); // settle() promises what the journal says
+    }
 }
 
 std::uint64_t SpooledDisk::length_of(std::uint64_t chunk) const {

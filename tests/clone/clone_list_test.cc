@@ -167,44 +167,49 @@ TEST(DhcpClient, IsReadFromDiscovers) {
   }
 }
 
-TEST(AddressHolder, AnswersArpProbes) {
-  const IpAddress asked = parse_ip("192.0.2.7").value();
-  const Bytes probe = arp_probe(asked);
-  EXPECT_FALSE(address_holder(probe)) << "who asks has no address";
-  Bytes answer = probe; // as a kernel does: what was asked for becomes the sender's
-  answer[21] = std::byte{2};
+/// Ethernet's source.
+void come_from_guest(Bytes& frame) {
   for (unsigned i = 0; i < 6; i++)
-    answer[22 + i] = std::byte{static_cast<unsigned char>(0x52 + i)};
-  std::copy_n(probe.begin() + 38, 4, answer.begin() + 28);
+    frame[6 + i] = std::byte{static_cast<unsigned char>(0x52 + i)};
+}
+
+TEST(AddressHolder, AnswersArp) {
+  const IpAddress asked = parse_ip("192.0.2.7").value();
+  const Bytes question = address_question(asked, parse_ip("192.0.2.1").value());
+  EXPECT_EQ(address_holder(question)->second.text(), "192.0.2.1") << "who asks has an address, too";
+  Bytes answer = question; // as a kernel does: what was asked for becomes the sender's
+  come_from_guest(answer);
+  answer[21] = std::byte{2};
+  std::copy_n(question.begin() + 38, 4, answer.begin() + 28);
   const auto holder = address_holder(answer);
   ASSERT_TRUE(holder);
   EXPECT_EQ(holder->first, "52:53:54:55:56:57");
   EXPECT_EQ(holder->second, asked);
   for (std::size_t size = 0; size < 42; size++)
     EXPECT_FALSE(address_holder(ByteSpan(answer).first(size))) << size;
+  std::fill_n(answer.begin() + 28, 4, std::byte{0});
+  EXPECT_FALSE(address_holder(answer)) << "it only makes sure that nobody has it";
   answer[28] = std::byte{169};
   answer[29] = std::byte{254};
   EXPECT_FALSE(address_holder(answer)) << "of the link alone";
 }
 
-TEST(AddressHolder, ReadsWhatIpv6MakesSureOf) {
-  const IpAddress taken = parse_ip("2001:db8::7").value();
-  Bytes frame(14 + 40 + 24);
-  for (unsigned i = 0; i < 6; i++)
-    frame[6 + i] = std::byte{static_cast<unsigned char>(0x52 + i)};
-  store_be<std::uint16_t>(frame, 12, 0x86dd);
-  frame[14 + 6] = std::byte{58};
-  frame[14 + 40] = std::byte{135};
-  for (std::size_t i = 0; i < 16; i++)
-    frame[14 + 40 + 8 + i] = std::byte{taken.bytes.at(i)};
+TEST(AddressHolder, AdvertisesNeighbours) {
+  const IpAddress asked = parse_ip("2001:db8::7").value();
+  Bytes frame = address_question(asked, {});
+  EXPECT_FALSE(address_holder(frame)) << "it asks";
+  std::uint32_t sum = 32 + 58; // RFC 4443, section 2.3: with its checksum all is ones
+  for (std::size_t at = 14 + 8; at < frame.size(); at += 2)
+    sum += load_be<std::uint16_t>(frame, at);
+  EXPECT_EQ((sum & 0xffff) + (sum >> 16), 0xffffU);
+  frame[14 + 40] = std::byte{136};
+  come_from_guest(frame);
   const auto holder = address_holder(frame);
   ASSERT_TRUE(holder);
   EXPECT_EQ(holder->first, "52:53:54:55:56:57");
-  EXPECT_EQ(holder->second.text(), "2001:db8::7");
-  for (std::size_t size = 0; size < frame.size(); size++)
+  EXPECT_EQ(holder->second, asked);
+  for (std::size_t size = 0; size < 14 + 40 + 24; size++)
     EXPECT_FALSE(address_holder(ByteSpan(frame).first(size))) << size;
-  frame[14 + 8] = std::byte{0x20}; // one that has an address asks for another's
-  EXPECT_FALSE(address_holder(frame));
 }
 
 } // namespace

@@ -14,6 +14,7 @@ struct Started {
   const char* name;
   MachineFirmware by;
   bool esp, boot_code;
+  bool grub; ///< a BIOS boot partition
   MachineFirmware result;
 };
 
@@ -31,7 +32,9 @@ TEST_P(DeliveredFirmware, IsWhatTheDiskStartsBy) {
   const fs::path disk = dir.path() / "sda.img";
   must_run({"truncate", "-s", "64M", disk.string()});
   must_run({"sh", "-c",
-            std::string("echo 'label: gpt\\n,32M,") + (GetParam().esp ? "U" : "L") + "' | sfdisk -q " + disk.string()});
+            std::string("echo 'label: gpt\\n,32M,") + (GetParam().esp ? "U" : "L") +
+                (GetParam().grub ? "\\n,1M,21686148-6449-6E6F-744E-656564454649" : "") + "' | sfdisk -q " +
+                disk.string()});
   if (GetParam().boot_code)
     write_exact(open_existing(disk).get(), 0, as_bytes("\xeb\x63\x90"), "sda.img");
   NullSink sink;
@@ -43,12 +46,14 @@ TEST_P(DeliveredFirmware, IsWhatTheDiskStartsBy) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, DeliveredFirmware,
-    testing::Values(Started{"UefiBoth", MachineFirmware::uefi, true, true, MachineFirmware::uefi},
-                    Started{"BiosBoth", MachineFirmware::bios, true, true, MachineFirmware::bios},
-                    Started{"UefiCodeAlone", MachineFirmware::uefi, false, true, MachineFirmware::bios},
-                    Started{"BiosEspAlone", MachineFirmware::bios, true, false, MachineFirmware::uefi},
-                    Started{"UefiNothing", MachineFirmware::uefi, false, false, MachineFirmware::uefi},
-                    Started{"BiosNothing", MachineFirmware::bios, false, false, MachineFirmware::bios}),
+    testing::Values(Started{"UefiBoth", MachineFirmware::uefi, true, true, true, MachineFirmware::uefi},
+                    Started{"BiosBoth", MachineFirmware::bios, true, true, true, MachineFirmware::bios},
+                    Started{"BiosCodeThatNothingFollows", MachineFirmware::bios, true, true, false,
+                            MachineFirmware::uefi},
+                    Started{"UefiCodeAlone", MachineFirmware::uefi, false, true, false, MachineFirmware::bios},
+                    Started{"BiosEspAlone", MachineFirmware::bios, true, false, false, MachineFirmware::uefi},
+                    Started{"UefiNothing", MachineFirmware::uefi, false, false, false, MachineFirmware::uefi},
+                    Started{"BiosNothing", MachineFirmware::bios, false, false, false, MachineFirmware::bios}),
     [](const auto& param) { return param.param.name; });
 
 } // namespace

@@ -9,10 +9,13 @@
 #include <csignal>
 #include <fmt/format.h>
 #include <fstream>
+#include <functional>
+#include <future>
 #include <gtest/gtest.h>
 #include <random>
 #include <sys/socket.h>
 #include <thread>
+#include <utility>
 
 namespace fs = std::filesystem;
 
@@ -43,6 +46,18 @@ json keep(const CapturedMachine& captured, EventSink&, const StopToken&) {
     fs::rename(captured.disks[i], captured.directory / fmt::format("{}-{}", captured.manifest.name, i));
   return {{"files", json::array()}, {"proven", false}, {"converted", false}};
 }
+
+/// Tells a test where the receiver is.
+class StageSink final : public EventSink {
+ public:
+  void stage(std::string_view name, std::string_view) override {
+    if (on_stage)
+      on_stage(name);
+  }
+  void progress(std::string_view, std::uint64_t, std::uint64_t) override {}
+  void message(Level, std::string_view, std::string_view) override {}
+  std::function<void(std::string_view)> on_stage;
+};
 
 class Transfer : public testing::Test {
  protected:
@@ -128,6 +143,26 @@ class Transfer : public testing::Test {
     wires.clear();
     return code;
   }
+  std::unique_ptr<LinkConnection> greet() {
+    auto link = connect();
+    link->connection().send(FrameType::hello, encode(HelloMessage{p2v_protocol_version, "another", "m", true, {}}));
+    EXPECT_EQ(link->connection().receive().value().type, FrameType::welcome);
+    return link;
+  }
+  /// An agent that only greets and says what its machine is.
+  std::unique_ptr<LinkConnection> greet(const std::string& run) {
+    auto link = greet();
+    ManifestMessage other = manifest;
+    other.run = run;
+    link->connection().send(FrameType::manifest, encode(other));
+    return link;
+  }
+  /// The next frame that is no event.
+  static Frame next_frame(LinkConnection& link) {
+    for (;;)
+      if (Frame frame = link.connection().receive().value(); frame.type != FrameType::event)
+        return frame;
+  }
   void expect_same() const {
     for (int i = 0; i < 2; i++)
       EXPECT_EQ(sha256_of(dir / (i == 0 ? "a" : "b")), sha256_of(dir / "out" / fmt::format("m-{}", i)));
@@ -143,7 +178,7 @@ class Transfer : public testing::Test {
   std::vector<std::unique_ptr<CapturePlan>> plans;
   RateLimit limit{0};
   CaptureStats stats;
-  NullSink sink;
+  StageSink sink;
   StopToken stop;
   std::mutex mutex;
   std::vector<json> results;
@@ -241,16 +276,52 @@ TEST_F(Transfer, AnotherMachineIsRefusedTheName) {
 
 /// The old agent's machine was pulled off the wire: its connection says nothing any more, and nobody has noticed.
 TEST_F(Transfer, ANewAgentTakesTheOldOnesPlace) {
-  const auto old = connect();
-  old->connection().send(FrameType::hello, encode(HelloMessage{p2v_protocol_version, "old", "m", true, {}}));
-  ASSERT_EQ(old->connection().receive().value().type, FrameType::welcome);
-  old->connection().send(FrameType::manifest, encode(manifest));
+  const auto old = greet(manifest.run);
   ASSERT_EQ(old->connection().receive().value().type, FrameType::ready);
   manifest.run = "of the new agent";
   EXPECT_EQ(session([this] { return connect(); }), "");
   expect_same();
   ASSERT_EQ(results.size(), 1U);
   EXPECT_EQ(results[0]["run"], manifest.run);
+}
+
+/// An agent comes back while its disks are read back: the same run gets its result, another one is served anew.
+TEST_F(Transfer, AnAgentComesWhileDisksAreVerified) {
+  DoneMessage done; // all disks hold zeros, as the receiver's do in the beginning
+  for (const ManifestDisk& disk : manifest.disks) {
+    std::vector<Digest> chunks(disk.size / chunk, zero_digest(chunk));
+    chunks.push_back(zero_digest(disk.size % chunk));
+    done.disks.push_back({disk_digest(chunks), {}});
+  }
+  for (const bool same : {false, true}) {
+    SCOPED_TRACE(same);
+    std::promise<std::unique_ptr<LinkConnection>> promised;
+    sink.on_stage = [&, called = false](std::string_view name) mutable {
+      if (name != "verify" || std::exchange(called, true))
+        return;
+      auto later = greet(same ? "run" : "another");
+      greet(); // is welcomed only after that one was taken in
+      promised.set_value(std::move(later));
+    };
+    const auto first = greet("run");
+    EXPECT_EQ(next_frame(*first).type, FrameType::ready);
+    first->connection().send(FrameType::done, encode(done));
+    auto later = promised.get_future().get();
+    EXPECT_EQ(next_frame(*later).type, same ? FrameType::result : FrameType::ready);
+    later.reset();
+    receivers.clear();
+  }
+}
+
+/// What is delivered is the machine as the first run sent it: another run must not take it for its own.
+TEST_F(Transfer, AnotherRunWaitsForADelivery) {
+  receive.deliver = [&](const CapturedMachine& captured, EventSink& events, const StopToken& token) {
+    const auto other = greet("another");
+    EXPECT_EQ(decode_error(next_frame(*other).payload).code(), "OUTPUT_BUSY");
+    return keep(captured, events, token);
+  };
+  EXPECT_EQ(session([this] { return connect(); }), "");
+  expect_same();
 }
 
 TEST_F(Transfer, AResultIsToldAgainToItsRunOnly) {
@@ -361,6 +432,22 @@ TEST_F(Transfer, SpoolRefusesWrongChunks) {
   m.digest = digest_of(data);
   EXPECT_EQ(code_of(), "");
   EXPECT_EQ(disk.have().size(), 1U);
+}
+
+/// What was read when a spool was opened again is what its journal promises from then on.
+TEST_F(Transfer, SpoolForgetsWhatItDoesNotHold) {
+  Bytes scratch, content(chunk, std::byte{1});
+  ChunkMessage m;
+  m.extents = {{0, chunk}};
+  m.plain = chunk;
+  m.data = content;
+  m.digest = digest_of(content);
+  ASSERT_TRUE(SpooledDisk(dir / "spooled", 2 * chunk, "id").store(m, scratch));
+  write_exact(open_existing(dir / "spooled").get(), 100, as_bytes("lost in a crash"), "spooled");
+  SpooledDisk(dir / "spooled", 2 * chunk, "id").settle();
+  const SpooledDisk disk(dir / "spooled", 2 * chunk, "id");
+  ASSERT_EQ(disk.have().size(), 1U);
+  EXPECT_NE(disk.have()[0].digest, m.digest);
 }
 
 /// A patch is taken only when it gives the chunk with what is there.
