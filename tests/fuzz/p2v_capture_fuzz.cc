@@ -11,7 +11,7 @@ namespace {
 
 using namespace kvmport;
 
-/// A disk of two chunks, the first half full.
+/// A disk of two chunks, the first half full; every pass finds something else on it.
 class SmallDisk final : public Image {
  public:
   std::uint64_t size() const override { return p2v_chunk_size + 4096; }
@@ -19,8 +19,9 @@ class SmallDisk final : public Image {
   std::vector<Extent> extents(Range range) const override { return {{range, ExtentKind::data}}; }
   void read(std::uint64_t offset, std::span<std::byte> out) const override {
     for (std::size_t i = 0; i < out.size(); i++)
-      out[i] = static_cast<std::byte>((offset + i) % 251 < 100 ? offset + i : 0);
+      out[i] = static_cast<std::byte>((offset + i) % 251 < 100 ? offset + i + pass : 0);
   }
+  unsigned pass = 0;
 };
 
 /// What one connection says: a welcome, unless the input wants none, then what the input has.
@@ -35,7 +36,7 @@ Bytes speech(fuzz::Input& in) {
   for (auto frames = in.number(1) % 16; frames != 0 && !in.empty(); frames--) {
     const auto type = static_cast<FrameType>(in.number(1));
     if (type == FrameType::ack && kind == 1)
-      fuzz::add_frame(stream, type, encode(AckMessage{0, in.number(1)}));
+      fuzz::add_frame(stream, type, encode(AckMessage{0, in.number(1) % 4, in.number(1) % 2 == 0}));
     else
       fuzz::add_frame(stream, type, in.take(in.number(2)));
   }
@@ -54,7 +55,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   ManifestMessage manifest{"run", "m", {}, {}, {}};
   manifest.machine.disks.resize(1);
   std::vector<CaptureDisk> disks;
-  disks.push_back({std::make_unique<SmallDisk>(), 0, {}});
+  auto made = std::make_unique<SmallDisk>();
+  SmallDisk& disk = *made;
+  disks.push_back({std::move(made), 0, {}});
   std::vector<std::unique_ptr<CapturePlan>> plans;
   plans.push_back(std::make_unique<CapturePlan>(*disks[0].image));
   plans[0]->use({{0, p2v_chunk_size + 4096}});
@@ -67,6 +70,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     if (!session.connect(open)) {
       session.send(false);
+      disk.pass++; // a live capture goes on with patches
+      plans[0]->use({{4096, 4096}, {p2v_chunk_size, 4096}});
+      session.send(true);
       session.finish(2);
     }
   } catch (const Error&) { // a refusal is an answer

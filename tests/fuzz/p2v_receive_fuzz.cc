@@ -46,6 +46,9 @@ void store(const fs::path& directory, fuzz::Input& in) {
       ChunkMessage chunk = decode_chunk(payload);
       if (mend && !chunk.compressed && chunk.index < 2) {
         Bytes whole(chunk.index == 0 ? p2v_chunk_size : 4096);
+        if (chunk.patch)
+          open_image(directory / "sda.img", {.format = "raw", .allowed_directories = {}, .window = {}})
+              ->read(chunk.index * p2v_chunk_size, whole);
         std::size_t at = 0;
         for (const auto& extent : chunk.extents) {
           if (extent.offset + extent.length <= whole.size())

@@ -108,34 +108,14 @@ TEST_F(Media, KernelAndInitramfsStartDirectly) {
   EXPECT_THAT(serial, HasSubstr("looking for disks and network cards"));
 }
 
-TEST_F(Media, ImageStartsFromCdUsbAndUefi) {
+/// CD, UEFI and PXE: PhysicalMachine.
+TEST_F(Media, ImageStartsFromUsb) {
   KVMPORT_ONLY_SLOW();
   const fs::path image = dir_.path() / "p2v.iso";
   ASSERT_NO_FATAL_FAILURE(build({"-o", image.string()}));
-  const auto as_cd = [&] {
-    return with_card({"-drive", "if=none,id=cd,media=cdrom,readonly=on,format=raw,file=" + image.string(), "-device",
-                      "ide-cd,drive=cd,bus=ide.1,bootindex=0"});
-  };
-  std::printf("CD, SeaBIOS\n");
-  expect_inventory(boot(as_cd()));
-  std::printf("USB, SeaBIOS\n");
   expect_inventory(
       boot(with_card({"-device", "qemu-xhci", "-drive", "if=none,id=usb,readonly=on,format=raw,file=" + image.string(),
                       "-device", "usb-storage,drive=usb,bootindex=0"})));
-  std::printf("CD, OVMF\n");
-  const UefiImages uefi = find_uefi_images(false, {});
-  fs::copy_file(uefi.vars, dir_.path() / "vars.fd");
-  auto argv = as_cd();
-  argv.insert(argv.end(), {"-drive", "if=pflash,format=raw,readonly=on,file=" + uefi.code.string(), "-drive",
-                           "if=pflash,format=raw,file=" + (dir_.path() / "vars.fd").string()});
-  expect_inventory(boot(argv));
-}
-
-TEST_F(Media, StartsByPxe) {
-  KVMPORT_ONLY_SLOW();
-  ASSERT_NO_FATAL_FAILURE(build({"--pxe", (dir_.path() / "pxe").string()}));
-  expect_inventory(boot({"-netdev", "user,id=n,restrict=on,bootfile=boot.ipxe,tftp=" + (dir_.path() / "pxe").string(),
-                         "-device", "e1000,netdev=n,mac=52:54:00:4b:56:99,bootindex=0"}));
 }
 
 TEST_F(Media, SameInputGivesTheSameInitramfs) {

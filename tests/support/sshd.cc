@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/sshd.h"
 
+#include "tests/support/guests.h"
 #include "tests/support/tempdir.h"
 
 #include <arpa/inet.h>
@@ -48,8 +49,9 @@ Sshd::Sshd(fs::path directory) : directory_(std::move(directory)), port_(free_po
   write_file_durably(directory_ / "sshd_config",
                      fmt::format("ListenAddress 127.0.0.1:{}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\n"
                                  "UsePAM no\nPidFile none\nPermitRootLogin yes\nPasswordAuthentication no\n"
-                                 "MaxStartups 100\nLogLevel ERROR\n",
-                                 port_, (directory_ / "host").string(), authorized_keys().string()));
+                                 "MaxStartups 100\nLogLevel ERROR\nSetEnv PATH={}:/usr/bin:/bin\n",
+                                 port_, (directory_ / "host").string(), authorized_keys().string(),
+                                 fs::absolute(command("kvm-p2v").parent_path()).string()));
   server_.emplace(std::vector<std::string>{*program, "-D", "-e", "-f", (directory_ / "sshd_config").string()},
                   std::vector<std::pair<int, int>>{});
   fingerprint_ = must_run({"ssh-keygen", "-lf", (directory_ / "host.pub").string()});
