@@ -24,8 +24,8 @@ constexpr std::chrono::seconds linger{10};
 constexpr std::uint64_t most_memory = 2ULL << 30, most_memory_together = 1ULL << 30;
 /// What an identity calls the first card's address; "mac 2" is the second's.
 constexpr const char* mac_name = "mac";
-/// Of a card, all in one text.
-constexpr const char *address_name = "address", *address_separator = ", ";
+/// Of a card, all in one text; "address" is what the disks say.
+constexpr const char *address_name = "heard-address", *address_separator = ", ";
 
 /// Tells when a boot has left the firmware and boot loader behind, which wait for the disk without pause: several of
 /// them at once starve each other on a host with few processors.

@@ -95,7 +95,7 @@ std::vector<NetworkCard> matching_cards(const NetworkSettings& network, const st
     throw Error("NETWORK_FAILED", network.device.empty()
                                       ? "this machine has no network card that the medium has a driver for"
                                       : network.device + ": there is no such network card");
-  std::ranges::stable_partition(out, &NetworkCard::link);
+  std::stable_partition(out.begin(), out.end(), [](const NetworkCard& card) { return card.link; });
   return out;
 }
 

@@ -98,7 +98,8 @@ TEST_F(ManyClonesOfAGuest, TwoHaveTheirStaticAddresses) {
   ASSERT_EQ(result["clones"].size(), 2U);
   for (const auto& clone : result["clones"]) {
     const std::string number = clone["name"] == "db1" ? "11" : "12";
-    EXPECT_EQ(clone["identity"].value("address", ""), "192.0.2." + number + ", 2001:db8::" + number) << clone.dump(2);
+    EXPECT_EQ(clone["identity"].value("heard-address", ""), "192.0.2." + number + ", 2001:db8::" + number)
+        << clone.dump(2);
     EXPECT_EQ(clone["identity"].value("dhcp-client", ""), "") << "it asks no longer";
   }
 }
