@@ -196,7 +196,7 @@ fuzz_copy_src := $(wildcard libconvert/copy/*free*.cc libconvert/copy/*_log.cc l
   $(patsubst %,formats/%.cc,overlay image source_file ext2_io partitions block_stack mapped_image lvm lvm_config md_array part ntfs_records) $(call room_src,base)
 fuzz_firmware_src := $(patsubst %,libconvert/%.cc,p2v/smbios p2v/efi_variables machine/text) $(call room_src,formats) $(call room_src,base)
 fuzz_p2v_src := $(fuzz_copy_src) $(patsubst %,libconvert/%.cc,copy/journal copy/planner copy/workers copy/space machine/names machine/text machine/limits target/common) \
-  $(patsubst %,libconvert/p2v/%.cc,connection messages machine_json spool rendezvous receive link capture_plan capture_session host_keys) $(call room_src,formats)
+  $(patsubst %,libconvert/p2v/%.cc,connection messages machine_json spool rendezvous receive wire_sink link capture_plan capture_session host_keys) $(call room_src,formats)
 
 $(B)/fuzz-obj/%.o: %.cc
 	@mkdir -p $(@D)

@@ -5,6 +5,7 @@
 #include <blkid/blkid.h>
 #include <fmt/format.h>
 #include <memory>
+#include <optional>
 #include <set>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -169,10 +170,17 @@ class MbrReader {
   std::uint32_t disk_id_ = 0;
 };
 
-constexpr std::size_t boot_code_size = 440;
+/// The first 512 bytes; nothing when they are no MBR.
+std::optional<Bytes> read_mbr(const Image& disk) {
+  if (disk.size() < 512)
+    return std::nullopt;
+  Bytes mbr = read_at(disk, 0, 512);
+  return load_le<std::uint16_t>(mbr, 510) == 0xaa55 ? std::optional(std::move(mbr)) : std::nullopt;
+}
 
-bool has_mbr(const Image& disk) {
-  return disk.size() >= 512 && load_le<std::uint16_t>(read_at(disk, 510, 2), 0) == 0xaa55;
+bool has_code(ByteSpan mbr) {
+  constexpr std::size_t boot_code_size = 440;
+  return !is_zero(mbr.first(boot_code_size));
 }
 
 } // namespace
@@ -215,15 +223,16 @@ bool is_bios_boot_type(std::string_view type) {
 }
 
 bool has_boot_code(const Image& disk) {
-  return has_mbr(disk) && !is_zero(read_at(disk, 0, boot_code_size));
+  const auto mbr = read_mbr(disk);
+  return mbr && has_code(*mbr);
 }
 
 bool made_for_uefi(const Image& disk) {
-  if (!has_mbr(disk) || has_boot_code(disk))
+  const auto mbr = read_mbr(disk);
+  if (!mbr || has_code(*mbr))
     return false;
-  const Bytes mbr = read_at(disk, 0, 512);
   for (unsigned i = 0; i < 4; i++)
-    if (const std::uint8_t type = mbr_entry(mbr, i).type; type == 0xee || type == 0xef)
+    if (const std::uint8_t type = mbr_entry(*mbr, i).type; type == 0xee || type == 0xef)
       return true;
   return false;
 }

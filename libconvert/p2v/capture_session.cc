@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <optional>
 #include <zstd.h>
 
 namespace kvmport {
@@ -13,6 +14,18 @@ namespace {
 
 constexpr std::chrono::seconds control_patience{60}, ack_patience{120}, ping_interval{5};
 constexpr int zstd_level = 1;
+
+/// The receiver's next frame, which must be of this type, or its error thrown; nothing when it is gone.
+std::optional<Frame> receive_answer(Connection& connection, FrameType type, const char* otherwise) {
+  auto frame = connection.receive();
+  if (frame && frame->type == FrameType::error)
+    throw decode_error(frame->payload);
+  if (frame && frame->type != type)
+    throw Error("PROTOCOL_ERROR", otherwise);
+  return frame;
+}
+
+constexpr const char* no_welcome = "the receiver does not answer the greeting";
 
 } // namespace
 
@@ -109,13 +122,9 @@ void CaptureSession::greet(const OpenLink& open) {
   connection.set_patience(options_.interactive ? std::chrono::seconds(300) : control_patience);
   try {
     connection.send(FrameType::hello, encode(hello(true)));
-    const auto frame = connection.receive();
+    const auto frame = receive_answer(connection, FrameType::welcome, no_welcome);
     if (!frame)
       throw Error("CONNECTION_LOST", "the receiver went without a word");
-    if (frame->type == FrameType::error)
-      throw decode_error(frame->payload);
-    if (frame->type != FrameType::welcome)
-      throw Error("PROTOCOL_ERROR", "the receiver does not answer the greeting");
     const WelcomeMessage welcome = decode_welcome(frame->payload);
     if (welcome.protocol != p2v_protocol_version)
       throw Error("PROTOCOL_VERSION", fmt::format("the receiver speaks version {} of the protocol", welcome.protocol),
@@ -184,16 +193,10 @@ void CaptureSession::open_streams(const OpenLink& open) {
     streams_.back()->connection().set_rate_limit(&limit_);
     streams_.back()->connection().send(FrameType::hello, encode(hello(false)));
   }
-  for (auto& stream : streams_) {
-    const auto frame = stream->connection().receive();
-    if (!frame)
+  for (auto& stream : streams_)
+    if (!receive_answer(stream->connection(), FrameType::welcome, no_welcome))
       throw Error("CONNECTION_LOST", "one of several connections was refused", stream->complaints(),
                   "fewer --streams, or a larger MaxStartups in the server's sshd_config");
-    if (frame->type == FrameType::error)
-      throw decode_error(frame->payload);
-    if (frame->type != FrameType::welcome)
-      throw Error("PROTOCOL_ERROR", "the receiver does not answer the greeting");
-  }
 }
 
 /// The next chunk that is not known to be the same on both sides. Those that are must cost next to nothing: a live
@@ -268,13 +271,9 @@ bool CaptureSession::send_chunk(Connection& connection, Desk& desk, ChunkMessage
   }
   connection.send(FrameType::chunk, {encode_head(message), message.data});
   payload_ += plain.size();
-  const auto frame = connection.receive();
+  const auto frame = receive_answer(connection, FrameType::ack, "an unexpected message of the receiver");
   if (!frame)
     throw Error("CONNECTION_LOST", "a connection ended");
-  if (frame->type == FrameType::error)
-    throw decode_error(frame->payload);
-  if (frame->type != FrameType::ack)
-    throw Error("PROTOCOL_ERROR", "an unexpected message of the receiver");
   const AckMessage ack = decode_ack(frame->payload);
   if (ack.disk != message.disk || ack.index != message.index)
     throw Error("PROTOCOL_ERROR", "the receiver acknowledges what was not sent");

@@ -4,6 +4,7 @@
 #include "libconvert/p2v/connection.h"
 #include "libconvert/p2v/rendezvous.h"
 #include "libconvert/p2v/spool.h"
+#include "libconvert/p2v/wire_sink.h"
 
 #include <condition_variable>
 #include <fmt/format.h>
@@ -29,67 +30,6 @@ std::string random_token() {
   std::random_device random;
   return fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());
 }
-
-/// Sends when somebody is there; a connection that fails is given up.
-void try_send(const std::shared_ptr<Connection>& connection, FrameType type, const std::string& text) {
-  try {
-    if (connection)
-      connection->send(type, text);
-  } catch (const Error&) {
-    connection->abort();
-  }
-}
-
-/// The connection that the agent listens on. It may go and be followed by another while a machine is delivered.
-class ControlSlot {
- public:
-  void set(std::shared_ptr<Connection> connection) {
-    const std::lock_guard lock(mutex_);
-    connection_ = std::move(connection);
-  }
-  std::shared_ptr<Connection> get() const {
-    const std::lock_guard lock(mutex_);
-    return connection_;
-  }
-
- private:
-  mutable std::mutex mutex_;
-  std::shared_ptr<Connection> connection_;
-};
-
-/// Events go to the agent, and to our own log.
-class WireSink final : public EventSink {
- public:
-  WireSink(ControlSlot& slot, EventSink& log) : slot_(slot), log_(log) {}
-  void stage(std::string_view stage, std::string_view text) override {
-    log_.stage(stage, text);
-    send({{"event", "stage"}, {"stage", stage}, {"text", text}});
-  }
-  void progress(std::string_view stage, std::uint64_t done, std::uint64_t total) override {
-    log_.progress(stage, done, total);
-    {
-      const std::lock_guard lock(mutex_);
-      const auto now = std::chrono::steady_clock::now();
-      if (now < next_progress_ && done != total)
-        return;
-      next_progress_ = now + std::chrono::milliseconds(200);
-    }
-    send({{"event", "progress"}, {"stage", stage}, {"done", done}, {"total", total}});
-  }
-  void message(Level level, std::string_view code, std::string_view text) override {
-    log_.message(level, code, text);
-    send({{"event", "message"}, {"level", level == Level::info ? "info" : "warning"}, {"code", code}, {"text", text}});
-  }
-
- private:
-  void send(const json& event) {
-    try_send(slot_.get(), FrameType::event, event.dump(-1, ' ', false, json::error_handler_t::replace));
-  }
-  ControlSlot& slot_;
-  EventSink& log_;
-  std::mutex mutex_;
-  std::chrono::steady_clock::time_point next_progress_{};
-};
 
 /// The other side's greeting; `raw`: as it came.
 HelloMessage read_hello(Connection& connection, std::string& raw) {
@@ -403,7 +343,8 @@ bool Leader::begin_delivery() {
     agent_.waiting = std::move(successor_->waiting);
     successor_.reset();
   }
-  return delivering_ = true;
+  delivering_ = true;
+  return true;
 }
 
 json Leader::deliver() {

@@ -2,6 +2,7 @@
 // Lists and patterns of clones, the state of a run, and whom a DHCP request is from.
 #include "base/error.h"
 #include "libconvert/clone/clone_list.h"
+#include "libconvert/clone/clone_proof.h"
 #include "libconvert/clone/clone_state.h"
 #include "libconvert/clone/network_watch.h"
 #include "tests/support/tempdir.h"
@@ -171,6 +172,16 @@ TEST(DhcpClient, IsReadFromDiscovers) {
 void come_from_guest(Bytes& frame) {
   for (unsigned i = 0; i < 6; i++)
     frame[6 + i] = std::byte{static_cast<unsigned char>(0x52 + i)};
+}
+
+/// One of several addresses of a card, and of another card, is shared all the same.
+TEST(SharedAfterBoot, AddressesAreComparedOneByOne) {
+  CloneOutcome a, b;
+  a.name = "a";
+  a.identity = {{"heard-address", "192.0.2.1, 2001:db8::5"}, {"mac", "52:54:00:00:00:01"}};
+  b.name = "b";
+  b.identity = {{"heard-address", "192.0.2.2"}, {"heard-address 2", "2001:db8::5"}, {"mac", "52:54:00:00:00:02"}};
+  EXPECT_EQ(shared_after_boot({}, {a, b}), std::vector<std::string>{"heard-address: a, b"});
 }
 
 TEST(AddressHolder, AnswersArp) {

@@ -434,14 +434,20 @@ TEST_F(Transfer, SpoolRefusesWrongChunks) {
   EXPECT_EQ(disk.have().size(), 1U);
 }
 
-/// What was read when a spool was opened again is what its journal promises from then on.
-TEST_F(Transfer, SpoolForgetsWhatItDoesNotHold) {
-  Bytes scratch, content(chunk, std::byte{1});
+/// Chunk 0, whole; its data is `content`.
+ChunkMessage whole_chunk(const Bytes& content) {
   ChunkMessage m;
   m.extents = {{0, chunk}};
   m.plain = chunk;
   m.data = content;
   m.digest = digest_of(content);
+  return m;
+}
+
+/// What was read when a spool was opened again is what its journal promises from then on.
+TEST_F(Transfer, SpoolForgetsWhatItDoesNotHold) {
+  Bytes scratch, content(chunk, std::byte{1});
+  ChunkMessage m = whole_chunk(content);
   ASSERT_TRUE(SpooledDisk(dir / "spooled", 2 * chunk, "id").store(m, scratch));
   write_exact(open_existing(dir / "spooled").get(), 100, as_bytes("lost in a crash"), "spooled");
   SpooledDisk(dir / "spooled", 2 * chunk, "id").settle();
@@ -454,11 +460,7 @@ TEST_F(Transfer, SpoolForgetsWhatItDoesNotHold) {
 TEST_F(Transfer, SpoolTakesPatchesThatFit) {
   SpooledDisk disk(dir / "spooled", 2 * chunk, "id");
   Bytes scratch, content(chunk, std::byte{1});
-  ChunkMessage m;
-  m.extents = {{0, chunk}};
-  m.plain = chunk;
-  m.data = content;
-  m.digest = digest_of(content);
+  ChunkMessage m = whole_chunk(content);
   ASSERT_TRUE(disk.store(m, scratch));
   std::fill_n(content.begin() + 4096, 512, std::byte{2});
   m.patch = true;
